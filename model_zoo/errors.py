@@ -1,0 +1,42 @@
+"""Errors of `model_zoo`; one base class. `edge_runtime/errors.py` draws the whole picture.
+
+ModelZooError
+├── PackageError            a package on disk cannot be used
+│   ├── ManifestError       manifest.json is missing, unreadable or breaks the schema
+│   └── IntegrityError      a file's size or SHA-256 differs from the manifest, or the file is missing
+├── ModelNotFoundError      no package of that name or path
+└── StoreError              the models folder cannot be written (read-only, full, name taken)
+"""
+
+__all__ = [
+    "IntegrityError",
+    "ManifestError",
+    "ModelNotFoundError",
+    "ModelZooError",
+    "PackageError",
+    "StoreError",
+]
+
+
+class ModelZooError(Exception):
+    """Base of every error that `model_zoo` raises on purpose."""
+
+
+class PackageError(ModelZooError):
+    """A package on disk cannot be used."""
+
+
+class ManifestError(PackageError):
+    """`manifest.json` is missing, unreadable or breaks the schema."""
+
+
+class IntegrityError(PackageError):
+    """A packaged file is missing or differs from what the manifest says."""
+
+
+class ModelNotFoundError(ModelZooError):
+    """No package of that name or path."""
+
+
+class StoreError(ModelZooError):
+    """A package cannot be written: read-only folder, no space, name taken."""
