@@ -1,0 +1,243 @@
+"""The one schema of the configuration file: sections, keys, types, limits, defaults, and what each is for.
+
+Knows: names and types. Does not know: where a file lies or how it is read (`edge_runtime.config`).
+`docs/configuration.md` is printed from it by `python -m edge_runtime.config_schema`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["SCHEMA", "Key", "Section", "problem_with", "render_markdown"]
+
+TYPE_NAMES: Mapping[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text in quotes",
+    list: "a list of texts",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One setting.
+
+    `default` is `None` when the program decides (`unset` then says how). `minimum`, `maximum` are inclusive.
+    `flags` names the options that the key is the default of, as `verb.parameter`.
+    """
+
+    name: str
+    type: type
+    default: Any
+    doc: str
+    unset: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One table of the file; a `repeated` one is an array of tables (`[[name]]`)."""
+
+    name: str
+    doc: str
+    keys: tuple[Key, ...] = field(default_factory=tuple)
+    repeated: bool = False
+
+    def key(self, name: str) -> Key:
+        """The key of that name; `KeyError` when there is none."""
+        for key in self.keys:
+            if key.name == name:
+                return key
+        raise KeyError(name)
+
+
+def _both(parameter: str) -> tuple[str, ...]:
+    return (f"run.{parameter}", f"chat.{parameter}")
+
+
+SCHEMA: tuple[Section, ...] = (
+    Section(
+        "runtime",
+        "How the engine uses this machine.",
+        (
+            Key(
+                "threads",
+                int,
+                None,
+                "Threads that compute.",
+                unset="the number of physical cores, measured per machine class",
+                minimum=1,
+                maximum=1024,
+                flags=("run.threads", "chat.threads", "bench.threads"),
+            ),
+        ),
+    ),
+    Section(
+        "model",
+        "Which model answers, and how tokens are picked.",
+        (
+            Key(
+                "name",
+                str,
+                "pocket",
+                "Name of a package (`edge-runtime models list`) or path of its folder or `.edge` file.",
+                flags=("run.model", "chat.model", "bench.model"),
+            ),
+            Key("system", str, None, "System message of every query.", unset="none", flags=_both("system")),
+            Key(
+                "max_tokens",
+                int,
+                256,
+                "Tokens generated at most.",
+                minimum=1,
+                maximum=1_000_000,
+                flags=_both("max_tokens"),
+            ),
+            Key(
+                "temperature",
+                float,
+                None,
+                "Divides the logits before a token is drawn; 0 always takes the most likely one.",
+                unset="the package's own default, else 0",
+                minimum=0,
+                maximum=10,
+                flags=_both("temperature"),
+            ),
+            Key(
+                "top_k",
+                int,
+                None,
+                "Draw among the k most likely tokens; 0 for no limit.",
+                unset="the package's own default, else no limit",
+                minimum=0,
+                maximum=1_000_000,
+                flags=_both("top_k"),
+            ),
+            Key(
+                "top_p",
+                float,
+                None,
+                "Draw among the most likely tokens that together reach this probability.",
+                unset="the package's own default, else 1",
+                minimum=0,
+                maximum=1,
+                flags=_both("top_p"),
+            ),
+            Key(
+                "min_p",
+                float,
+                None,
+                "Draw among tokens at least this many times as likely as the most likely one.",
+                unset="the package's own default, else 0",
+                minimum=0,
+                maximum=1,
+                flags=_both("min_p"),
+            ),
+            Key(
+                "repetition_penalty",
+                float,
+                None,
+                "Above 1 makes tokens that already stand in the context less likely.",
+                unset="the package's own default, else 1",
+                minimum=0.01,
+                maximum=10,
+                flags=_both("repetition_penalty"),
+            ),
+        ),
+    ),
+)
+"""Every section that a configuration file may hold, in the order of the documentation."""
+
+
+def problem_with(key: Key, value: object) -> str | None:
+    """What is wrong with `value` for `key`, as the end of a sentence; `None` when nothing is."""
+    expected = TYPE_NAMES[key.type]
+    shown = f"it is {value!r} ({type(value).__name__})"
+    if key.type is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, key.type) or (isinstance(value, bool) and key.type is not bool):
+        return f"must be {expected}, but {shown}"
+    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+        return f"must be {expected}, but {shown}"
+    if key.choices and value not in key.choices:
+        return f"must be one of {', '.join(map(repr, key.choices))}, but {shown}"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        low = key.minimum is not None and not value >= key.minimum
+        high = key.maximum is not None and not value <= key.maximum
+        if low or high:
+            return f"must be {_range_text(key)}, but {shown}"
+    return None
+
+
+def _range_text(key: Key) -> str:
+    if key.minimum is not None and key.maximum is not None:
+        return f"from {key.minimum:g} to {key.maximum:g}"
+    return f"at least {key.minimum:g}" if key.minimum is not None else f"at most {key.maximum:g}"
+
+
+def render_markdown() -> str:
+    """`docs/configuration.md`."""
+    lines = [
+        "# Configuration",
+        "",
+        "<!-- Printed by `make docs` from config_schema.py; a test checks that it is current. -->",
+        "",
+        "One TOML file, `edge-runtime/config.toml` in the XDG configuration folder (`~/.config` unless",
+        "`XDG_CONFIG_HOME` says otherwise). `--config FILE` or `EDGE_CONFIG` names another one. Without",
+        "a file the defaults below hold.",
+        "",
+        "A command-line flag wins over its environment variable (`EDGE_<VERB>_<FLAG>`, such as",
+        "`EDGE_RUN_THREADS`), the variable over the file, the file over the default. An unknown key or a",
+        "value of the wrong type is an error that names the file, the key and what was expected.",
+        "`edge-runtime config check` looks for such errors and does nothing else, `config show` prints what",
+        "holds and where it came from, `config init` writes a file with every key commented out.",
+        "",
+    ]
+    for section in SCHEMA:
+        title = f"[[{section.name}]]" if section.repeated else f"[{section.name}]"
+        lines += [
+            f"## `{title}`",
+            "",
+            section.doc,
+            "",
+            "| key | value | default | meaning |",
+            "|---|---|---|---|",
+        ]
+        for key in section.keys:
+            kind = TYPE_NAMES[key.type]
+            if key.choices:
+                kind = ", ".join(f"`{choice}`" for choice in key.choices)
+            elif key.minimum is not None or key.maximum is not None:
+                kind += f", {_range_text(key)}"
+            default = key.unset if key.default is None else f"`{toml_value(key.default)}`"
+            flags = ", ".join(f"`{flag.split('.')[0]} --{_flag_name(flag)}`" for flag in key.flags)
+            meaning = key.doc + (f" Flags: {flags}." if flags else "")
+            lines.append(f"| `{key.name}` | {kind} | {default} | {meaning} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def toml_value(value: object) -> str:
+    """A value as TOML writes it (texts, numbers, booleans and lists of texts: all that the schema has)."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+        return f'"{escaped}"'
+    return repr(value)
+
+
+def _flag_name(flag: str) -> str:
+    return flag.split(".")[1].replace("_", "-")
+
+
+if __name__ == "__main__":
+    print(render_markdown(), end="")
