@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["SCHEMA", "Key", "Section", "problem_with", "render_markdown"]
+__all__ = ["SCHEMA", "Key", "Section", "problem_with", "render_markdown", "toml_value"]
 
 TYPE_NAMES: Mapping[type, str] = {
     bool: "true or false",

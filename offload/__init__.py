@@ -1,8 +1,8 @@
 """What to do with an answer: the vocabulary of queries, evidence, confidence and decisions.
 
 Knows: the plain, frozen data that all parts share (`Query`, `Token`, `Evidence`, `Confidence`, `Decision`,
-`Answer`), and how token evidence is folded. Routing, residency, the encrypted channel, the queue, the cache and
-the gateway belong here and are not built yet. Does not know: tensors, model files, engines, or `edge_runtime`.
+`Answer`), and how token evidence is folded. Routing, residency, the encrypted channel, the queue, the cache
+and the gateway belong here and are not built yet. Does not know: tensors, model files, or engines.
 """
 
 from offload.errors import OffloadError

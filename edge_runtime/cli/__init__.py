@@ -18,7 +18,7 @@ import click
 
 from edge_runtime.cli import output
 
-__all__ = ["PROGRAM", "VERB_GROUP", "VerbGroup", "cli", "find_verbs", "main"]
+__all__ = ["PROGRAM", "VERB_GROUP", "BrokenVerb", "VerbGroup", "cli", "find_verbs", "main"]
 
 PROGRAM = "edge-runtime"
 VERB_GROUP = "edge_runtime.verbs"

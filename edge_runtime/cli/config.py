@@ -23,7 +23,7 @@ def command() -> None:
 @command.command("show")
 @json_option
 @click.pass_context
-def show(ctx: click.Context, as_json: bool) -> None:
+def _show(ctx: click.Context, as_json: bool) -> None:
     """Print every setting, its value and where it came from."""
     found = config.load(config_path(ctx))
     rows = []
@@ -52,7 +52,7 @@ def show(ctx: click.Context, as_json: bool) -> None:
 @command.command("init")
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
 @click.pass_context
-def init(ctx: click.Context, force: bool) -> None:
+def _init(ctx: click.Context, force: bool) -> None:
     """Write a configuration file with every key at its default, commented out."""
     place = config_path(ctx) or config.default_path()
     try:
@@ -70,7 +70,7 @@ def init(ctx: click.Context, force: bool) -> None:
 @command.command("check")
 @json_option
 @click.pass_context
-def check(ctx: click.Context, as_json: bool) -> None:
+def _check(ctx: click.Context, as_json: bool) -> None:
     """Check the configuration file; ends with 3 and a sentence when something is wrong."""
     found = config.load(config_path(ctx))
     if as_json:
