@@ -1,0 +1,56 @@
+"""Model packages on disk.
+
+Knows: the package format (`manifest.json` and its schema), writing a package whole or not at all, opening and
+verifying one (a folder or an `.edge` file), and where packages live (shipped ones and the user's models folder).
+
+Does not know: how to run a model, how one is made from a checkpoint, or anything of the cloud.
+"""
+
+from model_zoo.archive import pack, unpack
+from model_zoo.errors import (
+    IntegrityError,
+    ManifestError,
+    ModelNotFoundError,
+    ModelZooError,
+    PackageError,
+    StoreError,
+)
+from model_zoo.manifest import (
+    FileEntry,
+    Generation,
+    Licence,
+    Manifest,
+    Memory,
+    Quantization,
+    Source,
+)
+from model_zoo.package import Package, open_package
+from model_zoo.store import Entry, find, list_packages, models_dir, remove, shipped_dir
+from model_zoo.writer import PackageWriter
+
+__all__ = [
+    "Entry",
+    "FileEntry",
+    "Generation",
+    "IntegrityError",
+    "Licence",
+    "Manifest",
+    "ManifestError",
+    "Memory",
+    "ModelNotFoundError",
+    "ModelZooError",
+    "Package",
+    "PackageError",
+    "PackageWriter",
+    "Quantization",
+    "Source",
+    "StoreError",
+    "find",
+    "list_packages",
+    "models_dir",
+    "open_package",
+    "pack",
+    "remove",
+    "shipped_dir",
+    "unpack",
+]

@@ -1,0 +1,379 @@
+"""`manifest.json`: what a model package says about itself.
+
+The keys are fixed by `manifest.schema.json`. `Manifest.to_json` is deterministic (sorted keys, two spaces, UTF-8,
+one newline at the end), because a detached signature covers the exact bytes of the file and because a user's own
+calibration is filed under their hash.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from model_zoo.errors import ManifestError
+
+__all__ = [
+    "FORMAT",
+    "MANIFEST_NAME",
+    "MAX_MANIFEST_BYTES",
+    "SIGNATURE_NAME",
+    "FileEntry",
+    "Generation",
+    "Licence",
+    "Manifest",
+    "Memory",
+    "Quantization",
+    "Source",
+    "check_member_name",
+    "derive_revision",
+    "read_manifest",
+]
+
+FORMAT = 1
+"""The format version that this release writes, and the newest that it reads."""
+
+MANIFEST_NAME = "manifest.json"
+SIGNATURE_NAME = "manifest.sig"
+MAX_MANIFEST_BYTES = 8 * 1024 * 1024
+"""A longer manifest is refused before it is parsed, bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of a package: its size in bytes and its SHA-256 as 64 lower-case hexadecimal digits."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How the weights are stored; what does not apply to a scheme is `None`."""
+
+    scheme: str
+    method: str
+    bits: int
+    block_size: int | None = None
+    head_bits: int | None = None
+    head_block_size: int | None = None
+    accuracy_level: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What running the model needs, bytes."""
+
+    weights_bytes: int
+    kv_bytes_per_token: int
+    runtime_bytes: int
+
+    def total(self, context: int) -> int:
+        """Bytes needed with a KV cache of `context` tokens: weights + KV + runtime."""
+        return self.weights_bytes + self.kv_bytes_per_token * context + self.runtime_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Licence:
+    """Licence of the model: SPDX id (or the publisher's own name for it) and who must be named."""
+
+    id: str
+    name: str | None = None
+    url: str | None = None
+    attribution: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the package was made from, by what and when (`created`: UTC, `2026-01-31T12:00:00Z`)."""
+
+    repository: str
+    exporter: str
+    exporter_version: str
+    created: str
+    revision: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Token ids that generation needs, and the sampling parameters the publisher recommends."""
+
+    eos_token_ids: tuple[int, ...] = ()
+    bos_token_id: int | None = None
+    pad_token_id: int | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The whole of `manifest.json`; `files` and `revision` are filled in by `PackageWriter.commit`."""
+
+    id: str
+    architecture: str
+    quantization: Quantization
+    context_length: int
+    vocab_size: int
+    parameters: int
+    engine: str
+    memory: Memory
+    licence: Licence
+    source: Source
+    generation: Generation
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, FileEntry] = field(default_factory=dict)
+    revision: str = ""
+    format: int = FORMAT
+
+    @property
+    def size_bytes(self) -> int:
+        """Sum of the sizes of all listed files, bytes."""
+        return sum(entry.size for entry in self.files.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; optional keys that are `None` are left out."""
+        return {
+            "format": self.format,
+            "id": self.id,
+            "revision": self.revision,
+            "architecture": self.architecture,
+            "quantization": _plain(self.quantization),
+            "context_length": self.context_length,
+            "vocab_size": self.vocab_size,
+            "parameters": self.parameters,
+            "engine": self.engine,
+            "engine_options": dict(self.engine_options),
+            "files": {path: _plain(entry) for path, entry in self.files.items()},
+            "memory": _plain(self.memory),
+            "licence": _plain(self.licence),
+            "source": _plain(self.source),
+            "generation": _plain(self.generation),
+            "evaluation": dict(self.evaluation),
+        }
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`: the same manifest always gives the same bytes.
+
+        Raises:
+            ManifestError: a value is not JSON (such as NaN) or breaks the schema.
+        """
+        data = self.to_dict()
+        try:
+            text = json.dumps(data, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            text.encode("utf-8")
+        except (TypeError, ValueError) as error:
+            raise ManifestError(f"{MANIFEST_NAME}: a value cannot be written as JSON: {error}") from error
+        _check(json.loads(text), MANIFEST_NAME)
+        return text
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, where: str = MANIFEST_NAME) -> Manifest:
+        """Read and check a manifest; `where` begins the error messages (the file's path).
+
+        Raises:
+            ManifestError: naming the key, its value and what was expected.
+        """
+        if len(text) > MAX_MANIFEST_BYTES:
+            raise ManifestError(f"{where}: has {len(text)} bytes; more than {MAX_MANIFEST_BYTES} is refused")
+        try:
+            decoded = text.decode("utf-8") if isinstance(text, bytes) else text
+            data = json.loads(decoded, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise ManifestError(
+                f"{where}: is not valid JSON: {error}; the package is damaged: install it again"
+            ) from error
+        return cls.from_dict(data, where=where)
+
+    @classmethod
+    def from_dict(cls, data: Any, *, where: str = MANIFEST_NAME) -> Manifest:
+        """Like `from_json`, from values that were parsed already."""
+        _check(data, where)
+        licence = dict(data["licence"], attribution=tuple(data["licence"]["attribution"]))
+        generation = dict(data["generation"], eos_token_ids=tuple(data["generation"]["eos_token_ids"]))
+        parsed = {
+            **data,
+            "quantization": Quantization(**data["quantization"]),
+            "files": {path: FileEntry(**entry) for path, entry in data["files"].items()},
+            "memory": Memory(**data["memory"]),
+            "licence": Licence(**licence),
+            "source": Source(**data["source"]),
+            "generation": Generation(**generation),
+        }
+        return cls(**parsed)
+
+
+def derive_revision(files: Mapping[str, FileEntry]) -> str:
+    """16 hexadecimal digits of the SHA-256 over the sorted table of files: equal content, equal revision."""
+    lines = "".join(f"{entry.sha256} {entry.size} {path}\n" for path, entry in sorted(files.items()))
+    return hashlib.sha256(lines.encode("utf-8")).hexdigest()[:16]
+
+
+def check_member_name(name: str) -> str | None:
+    """Why `name` cannot be a file of a package, or `None` when it can.
+
+    A member is a relative POSIX path that stays inside the package on every system.
+    """
+    if not name:
+        return "must not be empty"
+    if "\\" in name or ":" in name or any(ord(c) < 32 or ord(c) == 127 for c in name):
+        return "must not contain a backslash, a colon or a control character"
+    if name.startswith("/"):
+        return "must be relative to the package, not absolute"
+    if any(part in ("", ".", "..") for part in name.split("/")):
+        return "must not contain '..', '.' or an empty part"
+    if any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in name.split("/")):
+        return "must not have a part longer than 255 bytes"
+    if name in (MANIFEST_NAME, SIGNATURE_NAME):
+        return "must not be the manifest or its signature, which cannot list themselves"
+    return None
+
+
+def read_manifest(folder: Path) -> tuple[Manifest, bytes]:
+    """The manifest of a package folder and the exact bytes it was read from.
+
+    Raises:
+        ManifestError: it is missing, unreadable or breaks the schema.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_MANIFEST_BYTES + 1)
+    except FileNotFoundError as error:
+        raise ManifestError(
+            f"{folder}: is not a model package: it has no {MANIFEST_NAME}. "
+            "Make one with: edge-runtime quantize SRC OUT"
+        ) from error
+    except OSError as error:
+        raise ManifestError(
+            f"{path}: cannot be read: {error.strerror or error}; check its permissions"
+        ) from error
+    return Manifest.from_json(raw, where=str(path)), raw
+
+
+# --- reading and checking -------------------------------------------------------------------------------------------
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    """A section's dataclass as a dict of JSON values, without the keys that are `None`."""
+    values = {name: getattr(section, name) for name in section.__dataclass_fields__}
+    return {
+        key: list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+    return result
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+@functools.cache
+def _schema() -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads(
+        Path(__file__).with_name("manifest.schema.json").read_text(encoding="utf-8")
+    )
+    return schema
+
+
+@functools.cache
+def _validator() -> Callable[[Any], Any]:
+    import fastjsonschema  # ~20 ms to import and compile; only who opens a package pays for it
+
+    compiled: Callable[[Any], Any] = fastjsonschema.compile(_schema(), use_default=False)
+    return compiled
+
+
+def _check(data: Any, where: str) -> None:
+    """Raise `ManifestError` unless `data` is a manifest of a format that this release reads."""
+    import fastjsonschema
+
+    version = data.get("format") if isinstance(data, dict) else None
+    if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT:
+        raise ManifestError(
+            f"{where}: format is {version} but this release reads formats up to {FORMAT}. "
+            "Upgrade it with: pip install --upgrade edge-runtime"
+        )
+    try:
+        _validator()(data)
+    except fastjsonschema.JsonSchemaValueException as error:
+        raise ManifestError(f"{where}: {_explain(error, data)}") from error
+    _check_names(data["files"], where)
+
+
+def _check_names(names: Iterable[str], where: str) -> None:
+    listed = set(names)
+    for name in sorted(listed):
+        problem = check_member_name(name)
+        if problem is None and any(str(parent) in listed for parent in PurePosixPath(name).parents):
+            problem = "lies below a path that is itself listed as a file"
+        if problem is not None:
+            raise ManifestError(f"{where}: files[{json.dumps(name)}]: the path {problem}")
+
+
+def _explain(error: Any, data: Any) -> str:
+    """One sentence from a fastjsonschema error: the key's path, its value, and what the schema expects."""
+    path = _mend_path(list(error.path[1:]), data)
+    rule, definition, value = error.rule, error.definition, error.value
+    if rule == "required":
+        missing = next(key for key in definition["required"] if key not in value)
+        expected = _resolve(definition["properties"][missing]).get("description", "a table of values")
+        return f"{_key_path([*path, missing])}: is missing; it must be {expected}"
+    if rule == "additionalProperties":
+        known = sorted(definition["properties"])
+        unknown = next(key for key in value if key not in known)
+        near = difflib.get_close_matches(unknown, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
+        return f"{_key_path([*path, unknown])}: is an unknown key; {hint}"
+    expected = definition.get("description", "a table with the keys of manifest.schema.json")
+    shown = json.dumps(value, ensure_ascii=False)
+    if len(shown) > 80:
+        shown = shown[:77] + "..."
+    return f"{_key_path(path)}: is {shown} but must be {expected}"
+
+
+def _mend_path(path: list[str], data: Any) -> list[str]:
+    """fastjsonschema splits paths at dots, which names of files have; put such a name together again."""
+    if path[:1] != ["files"] or not isinstance(data["files"], dict):
+        return path
+    for name in data["files"]:
+        parts = [part for part in re.split(r"[.\[\]]+", name) if part]
+        if path[1 : 1 + len(parts)] == parts and path[1 + len(parts) :] in ([], ["size"], ["sha256"]):
+            return ["files", name, *path[1 + len(parts) :]]
+    return path
+
+
+def _resolve(schema: dict[str, Any]) -> dict[str, Any]:
+    reference = schema.get("$ref")
+    if reference is None:
+        return schema
+    resolved: dict[str, Any] = _schema()["definitions"][reference.rsplit("/", 1)[1]]
+    return resolved
+
+
+def _key_path(parts: list[Any]) -> str:
+    """`["files", "a.onnx", "size"]` → `files["a.onnx"].size`, list indices as `[0]`."""
+    text = ""
+    for part in parts:
+        plain = str(part)
+        if plain.isdigit():
+            text += f"[{plain}]"
+        elif plain.replace("_", "").isalnum():
+            text += f".{plain}" if text else plain
+        else:
+            text += f"[{json.dumps(plain, ensure_ascii=False)}]"
+    return text or "the manifest"

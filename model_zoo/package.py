@@ -1,0 +1,256 @@
+"""Opening and verifying a package.
+
+Sizes are compared at every opening. SHA-256 is computed in `Package.verify` and when a package is opened for the
+first time; for packages inside a models folder a stamp in its `.verified` folder remembers that, so that later
+openings are quick. Packages elsewhere, shipped ones included, are hashed at every opening: nothing is written for
+them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model_zoo import files as fs
+from model_zoo import store
+from model_zoo.errors import IntegrityError, ModelNotFoundError
+from model_zoo.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest, read_manifest
+
+__all__ = ["Package", "open_package"]
+
+_RACY_SECONDS = 2.0
+"""A file changed this recently may change again within its time stamp's resolution: no stamp is made yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package folder whose manifest was read.
+
+    `manifest_sha256` is the SHA-256 of the exact bytes of `manifest.json`: since the manifest holds the hash of every
+    other file, it names the whole content.
+    """
+
+    path: Path
+    manifest: Manifest
+    manifest_sha256: str
+    source: Path
+    """What was opened: the folder itself, or the `.edge` file that was unpacked into it."""
+
+    def file(self, name: str) -> Path:
+        """The path of a listed file.
+
+        Raises:
+            IntegrityError: the package has no such file.
+        """
+        if name not in self.manifest.files:
+            has = ", ".join(sorted(self.manifest.files))
+            raise IntegrityError(
+                f"{self.source}: the package has no file {name}; it has {has}. {self._way_out()}"
+            )
+        return self.path / name
+
+    def has(self, name: str) -> bool:
+        """Whether the manifest lists a file of that name."""
+        return name in self.manifest.files
+
+    def verify(self, full: bool = True, *, progress: fs.Progress | None = None) -> None:
+        """Compare the package with its manifest.
+
+        Args:
+            full: also compute the SHA-256 of every file and look for files that are not listed; otherwise only
+                presence and sizes are checked.
+            progress: called with bytes hashed and bytes in total.
+
+        Raises:
+            IntegrityError: a file is missing, cut short, changed, a link, or not listed.
+        """
+        total = self.manifest.size_bytes
+        for name, entry in sorted(self.manifest.files.items()):
+            path = self.path / name
+            if self._leaves(path):
+                raise IntegrityError(
+                    f"{name}: is a link or lies behind one; a package holds files only. {self._way_out()}"
+                )
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise IntegrityError(
+                    f"{name}: is listed in {MANIFEST_NAME} but cannot be found or read in {self.path} "
+                    f"({error.strerror}). {self._way_out()}"
+                ) from error
+            if not path.is_file() or size != entry.size:
+                raise IntegrityError(
+                    f"{name}: has {size} bytes but {MANIFEST_NAME} says {entry.size}; the package is damaged. "
+                    f"{self._way_out()}"
+                )
+        if not full:
+            return
+        done = 0
+        for name, entry in sorted(self.manifest.files.items()):
+            base = done
+
+            def advance(count: int, seen: list[int] = [base]) -> None:  # noqa: B006 - a fresh list per file
+                seen[0] += count
+                if progress is not None:
+                    progress(seen[0], total)
+
+            try:
+                _, sha256 = fs.hash_file(self.path / name, advance)
+            except OSError as error:
+                raise IntegrityError(
+                    f"{name}: cannot be read from {self.path}: {error.strerror}. {self._way_out()}"
+                ) from error
+            if sha256 != entry.sha256:
+                raise IntegrityError(
+                    f"{name}: SHA-256 is {sha256} but {MANIFEST_NAME} says {entry.sha256}; the package is damaged. "
+                    f"{self._way_out()}"
+                )
+            done += entry.size
+        for path in sorted(self.path.rglob("*")):
+            name = path.relative_to(self.path).as_posix()
+            if (
+                name not in self.manifest.files
+                and name not in (MANIFEST_NAME, SIGNATURE_NAME)
+                and not path.is_dir()
+            ):
+                raise IntegrityError(
+                    f"{name}: lies in {self.path} but is not listed in {MANIFEST_NAME}; remove that file"
+                )
+
+    def _leaves(self, path: Path) -> bool:
+        """Whether a member or a folder above it, inside the package, is a symbolic link."""
+        while path != self.path:
+            if path.is_symlink():
+                return True
+            path = path.parent
+        return False
+
+    def _way_out(self) -> str:
+        """What to do about a damaged package."""
+        if self.source != self.path:
+            return f"Fetch {self.source} again."
+        if self.path.parent == store.shipped_dir():
+            return "Reinstall the program: pip install --force-reinstall edge-runtime"
+        if self.path.parent == store.models_dir():
+            return f"Remove it and install it again: edge-runtime models rm {self.path.name}"
+        return f"Remove {self.path} and make it again."
+
+
+def open_package(
+    path_or_name: Path | str,
+    *,
+    progress: fs.Progress | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Package:
+    """Open a package: a folder, an `.edge` file, or the name of an installed or shipped one.
+
+    A text with a slash, or one that ends in `.edge`, is a path; any other text is looked up as a name first and as a
+    path when there is no such name. An `.edge` file is unpacked once into the cache folder.
+
+    Args:
+        progress: called with bytes hashed and bytes in total, when the package is verified.
+        clock: seconds since the epoch, for the age of files.
+
+    Raises:
+        ModelNotFoundError: nothing of that name or path; suggests near names.
+        ManifestError: `manifest.json` is missing or wrong.
+        IntegrityError: a file is missing, cut short or changed.
+        StoreError: an `.edge` file cannot be unpacked (no space, read-only cache).
+    """
+    source = _locate(path_or_name)
+    if source.is_file():
+        from model_zoo.archive import unpack_cached
+
+        folder = unpack_cached(source)
+    else:
+        folder = source
+    for attempt in range(3):
+        manifest, raw = read_manifest(folder)
+        package = Package(folder, manifest, hashlib.sha256(raw).hexdigest(), source)
+        try:
+            _check_once(package, progress, clock)
+        except IntegrityError:
+            # Another process may have swapped the package between our reading the manifest and the files.
+            if attempt == 2 or read_manifest(folder)[1] == raw:
+                raise
+            continue
+        break
+    return package
+
+
+def _locate(path_or_name: Path | str) -> Path:
+    if isinstance(path_or_name, str):
+        text = path_or_name
+        looks_like_path = (
+            os.sep in text or text.endswith(".edge") or text in ("", ".", "..") or text.startswith("~")
+        )
+        if not looks_like_path:
+            try:
+                return store.find(text)
+            except ModelNotFoundError:
+                if not Path(text).is_dir():
+                    raise
+    path = Path(os.path.abspath(Path(path_or_name).expanduser()))  # noqa: PTH100 - links stay as the user wrote them
+    if not path.exists():
+        raise ModelNotFoundError(
+            f"{path}: there is no such package folder or .edge file. `edge-runtime models list` shows what there is"
+        )
+    return path
+
+
+# --- stamps ---------------------------------------------------------------------------------------------------------
+
+
+def _check_once(package: Package, progress: fs.Progress | None, clock: Callable[[], float]) -> None:
+    """Sizes always; hashes unless a stamp says that exactly these files were hashed before."""
+    package.verify(full=False)
+    stamp = _stamp_path(package)
+    if stamp is not None and _read_stamp(stamp) == _stamp_of(package):
+        return
+    before = _stamp_of(package)
+    package.verify(full=True, progress=progress)
+    if stamp is None or _stamp_of(package) != before:
+        return
+    newest = max(entry[1] for entry in before["files"].values()) / 1e9
+    if newest + _RACY_SECONDS < clock():
+        _write_stamp(stamp, before)
+
+
+def _stamp_path(package: Package) -> Path | None:
+    """Where the stamp of a package goes; `None` for a package outside of our own folders."""
+    parent = package.path.parent
+    if parent in (store.models_dir(), store.cache_dir()):
+        return parent / store.STAMPS / f"{package.path.name}.json"
+    return None
+
+
+def _stamp_of(package: Package) -> dict[str, Any]:
+    """What must be unchanged for a file's hash to be taken as unchanged: size, times, inode."""
+    files = {}
+    for name in sorted(package.manifest.files):
+        info = (package.path / name).stat()
+        files[name] = [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
+    return {"manifest_sha256": package.manifest_sha256, "files": files}
+
+
+def _read_stamp(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # none yet, or unreadable: the package is verified again
+
+
+def _write_stamp(path: Path, stamp: dict[str, Any]) -> None:
+    temporary = fs.partial_path(path)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        temporary.write_text(json.dumps(stamp, sort_keys=True), encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # a read-only models folder: the next opening verifies again
