@@ -55,13 +55,11 @@ def _show(ctx: click.Context, as_json: bool) -> None:
 def _init(ctx: click.Context, force: bool) -> None:
     """Write a configuration file with every key at its default, commented out."""
     place = config_path(ctx) or config.default_path()
+    if place.exists() and not force:
+        raise ConfigError(f"{place} is there already. Overwrite it with: edge-runtime config init --force")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        _write_new(place, config.template(), force)
-    except FileExistsError:
-        raise ConfigError(
-            f"{place} is there already. Overwrite it with: edge-runtime config init --force"
-        ) from None
+        _write(place, config.template())
     except OSError as error:
         raise ConfigError(f"{place} cannot be written: {error.strerror}.") from error
     click.echo(str(place))
@@ -81,8 +79,8 @@ def _check(ctx: click.Context, as_json: bool) -> None:
         click.echo(f"{found.path}: good")
 
 
-def _write_new(place: Path, text: str, force: bool) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL)
-    # Later sections name keys and addresses: nobody else needs to read the file.
+def _write(place: Path, text: str) -> None:
+    # The file may come to name keys and addresses: nobody else needs to read it.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     with os.fdopen(os.open(place, flags, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
