@@ -1,7 +1,8 @@
 """Model packages on disk.
 
 Knows: the package format (`manifest.json` and its schema), writing a package whole or not at all, opening and
-verifying one (a folder or an `.edge` file), and where packages live (shipped ones and the user's models folder).
+verifying one (a folder or an `.edge` file), and where packages live (shipped ones and the user's models
+folder).
 
 Does not know: how to run a model, how one is made from a checkpoint, or anything of the cloud.
 """
@@ -26,7 +27,7 @@ from model_zoo.manifest import (
 )
 from model_zoo.package import Package, open_package
 from model_zoo.store import Entry, find, list_packages, models_dir, remove, shipped_dir
-from model_zoo.writer import PackageWriter
+from model_zoo.writer import PackageWriter, amend
 
 __all__ = [
     "Entry",
@@ -45,6 +46,7 @@ __all__ = [
     "Quantization",
     "Source",
     "StoreError",
+    "amend",
     "find",
     "list_packages",
     "models_dir",

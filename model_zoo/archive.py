@@ -1,29 +1,40 @@
 """The `.edge` file: one zip of a package folder, the same bytes for the same package.
 
-Members are stored, not compressed (quantized weights do not compress), sorted, and carry no times. Reading trusts
-nothing: only members that the manifest lists are unpacked, and never more bytes than it lists.
+Members are stored, not compressed (quantized weights do not compress), sorted, and carry no times. Reading
+trusts nothing: only members that the manifest lists are unpacked, and never more bytes than it lists.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import stat
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from model_zoo import files as fs
 from model_zoo import store
 from model_zoo.errors import IntegrityError, ManifestError, PackageError, StoreError
-from model_zoo.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, Manifest, read_manifest
+from model_zoo.manifest import (
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    SIGNATURE_NAME,
+    Manifest,
+    read_exact,
+    read_manifest,
+)
 from model_zoo.writer import PackageWriter
 
 __all__ = ["pack", "unpack", "unpack_cached"]
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-_MAX_SIGNATURE_BYTES = 64 * 1024
+_ENCRYPTED = 0x1
+"""Bit of a zip member's flags (APPNOTE.TXT 4.4.4)."""
+
 _MARGIN = 1 << 20
 """Bytes of disk that unpacking leaves free."""
 
@@ -40,10 +51,12 @@ def pack(folder: Path, out: Path, *, overwrite: bool = False, progress: fs.Progr
     if os.path.lexists(out) and not (overwrite and out.is_file()):
         raise StoreError(f"{out}: exists already. Choose another name, or remove it first")
     partial = fs.partial_path(out)
+    lock = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         fs.remove_stale_partials(out.parent, out.name)
         with zipfile.ZipFile(partial, "x", compression=zipfile.ZIP_STORED) as archive:
+            lock = fs.lock_folder(partial)
             archive.writestr(_member(MANIFEST_NAME, len(raw)), raw)
             signature = folder / SIGNATURE_NAME
             if signature.is_file():
@@ -63,6 +76,8 @@ def pack(folder: Path, out: Path, *, overwrite: bool = False, progress: fs.Progr
         raise fs.store_error(error, out) from error
     finally:
         partial.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
     return out
 
 
@@ -74,49 +89,33 @@ def unpack(archive_path: Path, target: Path, *, overwrite: bool = False) -> Mani
         IntegrityError: a member differs from the manifest.
         StoreError: the target is taken, cannot be written, or the disk is too small (said before writing).
     """
-    try:
-        with zipfile.ZipFile(archive_path) as archive:
-            members = _members(archive, archive_path)
-            manifest, raw, signature = _head(archive, members, archive_path)
-            _check_members(members, manifest, archive_path)
-            _check_space(manifest.size_bytes, target)
-            with PackageWriter(target, overwrite=overwrite) as writer:
-                for name, entry in sorted(manifest.files.items()):
-                    with archive.open(members[name]) as source, writer.create(name) as file:
-                        while chunk := source.read(fs.CHUNK):
-                            file.write(chunk)
-                            if file.size > entry.size:
-                                break
-                    if (file.size, file.hexdigest()) != (entry.size, entry.sha256):
-                        raise IntegrityError(
-                            f"{archive_path}: {name} is not what {MANIFEST_NAME} says; the file is damaged. "
-                            "Fetch it again"
-                        )
-                writer.commit_exact(raw, signature)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise PackageError(
-            f"{archive_path}: cannot be read as an .edge file: {error}. It is damaged or something else; fetch it again"
-        ) from error
+    with _opened(archive_path) as (archive, members, manifest, raw):
+        _check_space(manifest.size_bytes, target)
+        with PackageWriter(target, overwrite=overwrite) as writer:
+            for name, entry in sorted(manifest.files.items()):
+                with archive.open(members[name]) as source, writer.create(name) as file:
+                    while file.size <= entry.size and (chunk := source.read(fs.CHUNK)):
+                        file.write(chunk)
+                if (file.size, file.hexdigest()) != (entry.size, entry.sha256):
+                    raise IntegrityError(
+                        f"{archive_path}: {name} is not what {MANIFEST_NAME} says; the file is damaged. "
+                        "Fetch it again"
+                    )
+            signature = _read(archive, members[SIGNATURE_NAME]) if SIGNATURE_NAME in members else None
+            writer.commit_exact(raw, signature)
     return manifest
 
 
 def unpack_cached(archive_path: Path) -> Path:
-    """The folder with the content of an `.edge` file, unpacked into the cache folder when it is not there yet.
+    """The folder with the content of an `.edge` file; unpacked into the cache folder unless it is there.
 
     The folder is named after the SHA-256 of the manifest, which holds the hash of every other file.
 
     Raises:
         As `unpack`.
     """
-    try:
-        with zipfile.ZipFile(archive_path) as archive:
-            members = _members(archive, archive_path)
-            _, raw, _ = _head(archive, members, archive_path)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise PackageError(
-            f"{archive_path}: cannot be read as an .edge file: {error}. It is damaged or something else; fetch it again"
-        ) from error
-    folder = store.cache_dir() / hashlib.sha256(raw).hexdigest()[:32]
+    with _opened(archive_path) as (_, _, _, raw):
+        folder = store.cache_dir() / hashlib.sha256(raw).hexdigest()[:32]
     if not (folder / MANIFEST_NAME).is_file():
         try:
             unpack(archive_path, folder)
@@ -126,7 +125,7 @@ def unpack_cached(archive_path: Path) -> Path:
     return folder
 
 
-# --- writing --------------------------------------------------------------------------------------------------------
+# --- writing ------------------------------------------------------------------------------------------------
 
 
 def _member(name: str, size: int) -> zipfile.ZipInfo:
@@ -171,7 +170,35 @@ def _pack_member(
     return done + count
 
 
-# --- reading --------------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo], Manifest, bytes]]:
+    """The archive, its members by name (listed ones alone), its manifest and the manifest's exact bytes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = _members(archive, path)
+            raw = _read(archive, members[MANIFEST_NAME])
+            manifest = read_exact(raw, f"{path}: {MANIFEST_NAME}")
+            # A name that would leave the folder cannot stand in a manifest, so this refuses it too.
+            for name in members:
+                if name not in manifest.files and name not in (MANIFEST_NAME, SIGNATURE_NAME):
+                    raise PackageError(
+                        f"{path}: holds {name!r}, which {MANIFEST_NAME} does not list; it is refused. "
+                        "Fetch it again"
+                    )
+            for name in manifest.files:
+                if name not in members:
+                    raise IntegrityError(
+                        f"{path}: {name} is listed in {MANIFEST_NAME} but is not there. Fetch it again"
+                    )
+            yield archive, members, manifest, raw
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise PackageError(
+            f"{path}: cannot be read as an .edge file: {error}. It is damaged or something else; "
+            "fetch it again"
+        ) from error
 
 
 def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
@@ -179,35 +206,24 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
     for info in archive.infolist():
         if info.filename in members:
             raise PackageError(f"{path}: holds {info.filename!r} twice; it is refused. Fetch it again")
+        if info.flag_bits & _ENCRYPTED or info.compress_type not in (
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_DEFLATED,
+        ):
+            raise PackageError(
+                f"{path}: {info.filename!r} is encrypted or compressed in an unknown way. "
+                "Make the file with: edge-runtime models pack NAME OUT.edge"
+            )
         members[info.filename] = info
+    if MANIFEST_NAME not in members:
+        raise ManifestError(f"{path}: is not a model package: it has no {MANIFEST_NAME}")
     return members
 
 
-def _head(
-    archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], path: Path
-) -> tuple[Manifest, bytes, bytes | None]:
-    """The manifest, its exact bytes, and the signature when there is one."""
-    if MANIFEST_NAME not in members:
-        raise ManifestError(f"{path}: is not a model package: it has no {MANIFEST_NAME}")
-    read: Callable[[str, int], bytes] = lambda name, limit: archive.open(members[name]).read(limit)  # noqa: E731
-    raw = read(MANIFEST_NAME, MAX_MANIFEST_BYTES + 1)
-    manifest = Manifest.from_json(raw, where=f"{path}: {MANIFEST_NAME}")
-    signature = read(SIGNATURE_NAME, _MAX_SIGNATURE_BYTES) if SIGNATURE_NAME in members else None
-    return manifest, raw, signature
-
-
-def _check_members(members: dict[str, zipfile.ZipInfo], manifest: Manifest, path: Path) -> None:
-    """Refuse members that the manifest does not list (among them every name that would leave the folder) and gaps."""
-    for name in members:
-        if name not in manifest.files and name not in (MANIFEST_NAME, SIGNATURE_NAME):
-            raise PackageError(
-                f"{path}: holds {name!r}, which {MANIFEST_NAME} does not list; it is refused. Fetch it again"
-            )
-    for name in manifest.files:
-        if name not in members:
-            raise IntegrityError(
-                f"{path}: {name} is listed in {MANIFEST_NAME} but is not there. Fetch it again"
-            )
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """A manifest or a signature; at most one byte more than allowed, which the caller then refuses."""
+    with archive.open(member) as file:
+        return file.read(MAX_MANIFEST_BYTES + 1)
 
 
 def _check_space(needed: int, target: Path) -> None:
@@ -217,6 +233,6 @@ def _check_space(needed: int, target: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed + _MARGIN:
         raise StoreError(
-            f"{target}: unpacking needs {fs.human_size(needed)} but only {fs.human_size(free)} are free there. Free some "
-            "space, or unpack elsewhere (XDG_CACHE_HOME names the cache folder)"
+            f"{target}: unpacking needs {fs.human_size(needed)} but only {fs.human_size(free)} are free "
+            "there. Free some space, or unpack elsewhere (XDG_CACHE_HOME names the cache folder)"
         )

@@ -1,8 +1,8 @@
 """File-system building blocks of the package store: hashing, durability, atomic swaps, clear errors.
 
 A folder that is being written or thrown away stands beside its final name under a *partial* name,
-`.NAME.partial-PID-RANDOM`, and its writer holds a lock on it for as long as it lives. Whoever writes next removes
-the partial folders whose writer is dead.
+`.NAME.partial-PID-RANDOM`, and its writer holds a lock on it for as long as it lives. Whoever writes next
+removes the partial folders whose writer is dead.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _RENAME_EXCHANGE = 2
 
 
 def hash_file(path: Path, advance: Callable[[int], None] | None = None) -> tuple[int, str]:
-    """Size in bytes and SHA-256 (hexadecimal) of a file, read in chunks; `advance` gets the bytes of each chunk."""
+    """Size in bytes and SHA-256 (hexadecimal) of a file; `advance` gets the bytes of each chunk read."""
     digest = hashlib.sha256()
     size = 0
     buffer = memoryview(bytearray(CHUNK))
@@ -97,12 +97,13 @@ def store_error(error: OSError, target: Path, doing: str = "write") -> StoreErro
         except OSError:
             free = ""
         return StoreError(
-            f"{target}: cannot {doing} it: {reason}{free}. Free some space or choose a folder on another disk; "
-            "nothing half-written was left behind"
+            f"{target}: cannot {doing} it: {reason}{free}. Free some space or choose a folder on another "
+            "disk; nothing half-written was left behind"
         )
     if error.errno == errno.EROFS:
         return StoreError(
-            f"{target}: cannot {doing} it: the file system is read-only. Choose another folder, or remount it for writing"
+            f"{target}: cannot {doing} it: the file system is read-only. "
+            "Choose another folder, or remount it for writing"
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return StoreError(
@@ -148,8 +149,8 @@ def locked(lock_file: Path) -> Iterator[None]:
 def remove_stale_partials(folder: Path, name: str | None = None) -> list[Path]:
     """Remove what dead writers left in `folder` (of the package `name` alone, when given); returns what went.
 
-    A partial is stale when its process is gone *and* nobody holds its lock: the process id may be that of another
-    container, and the lock is not yet held in the instant after a writer made its folder.
+    A partial is stale when its process is gone *and* nobody holds its lock: the process id may be that of
+    another container, and the lock is not yet held in the instant after a writer made its folder.
     """
     removed = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:

@@ -1,12 +1,13 @@
 """`manifest.json`: what a model package says about itself.
 
-The keys are fixed by `manifest.schema.json`. `Manifest.to_json` is deterministic (sorted keys, two spaces, UTF-8,
-one newline at the end), because a detached signature covers the exact bytes of the file and because a user's own
-calibration is filed under their hash.
+The keys are fixed by `manifest.schema.json`. `Manifest.to_json` is deterministic (sorted keys, two spaces,
+UTF-8, one newline at the end), because a detached signature covers the exact bytes of the file and because a
+user's own calibration is filed under their hash.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import hashlib
@@ -32,7 +33,7 @@ __all__ = [
     "Quantization",
     "Source",
     "check_member_name",
-    "derive_revision",
+    "read_exact",
     "read_manifest",
 ]
 
@@ -132,6 +133,15 @@ class Manifest:
     revision: str = ""
     format: int = FORMAT
 
+    def with_revision(self) -> Manifest:
+        """The same manifest with its revision: 16 hexadecimal digits of the SHA-256 over everything else in it.
+
+        Since the table of files holds their hashes, equal revisions mean equal content.
+        """
+        rest = {key: value for key, value in self.to_dict().items() if key != "revision"}
+        digest = hashlib.sha256(_dump(rest).encode("utf-8")).hexdigest()
+        return dataclasses.replace(self, revision=digest[:16])
+
     @property
     def size_bytes(self) -> int:
         """Sum of the sizes of all listed files, bytes."""
@@ -164,12 +174,7 @@ class Manifest:
         Raises:
             ManifestError: a value is not JSON (such as NaN) or breaks the schema.
         """
-        data = self.to_dict()
-        try:
-            text = json.dumps(data, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-            text.encode("utf-8")
-        except (TypeError, ValueError) as error:
-            raise ManifestError(f"{MANIFEST_NAME}: a value cannot be written as JSON: {error}") from error
+        text = _dump(self.to_dict())
         _check(json.loads(text), MANIFEST_NAME)
         return text
 
@@ -207,12 +212,6 @@ class Manifest:
             "generation": Generation(**generation),
         }
         return cls(**parsed)
-
-
-def derive_revision(files: Mapping[str, FileEntry]) -> str:
-    """16 hexadecimal digits of the SHA-256 over the sorted table of files: equal content, equal revision."""
-    lines = "".join(f"{entry.sha256} {entry.size} {path}\n" for path, entry in sorted(files.items()))
-    return hashlib.sha256(lines.encode("utf-8")).hexdigest()[:16]
 
 
 def check_member_name(name: str) -> str | None:
@@ -254,10 +253,39 @@ def read_manifest(folder: Path) -> tuple[Manifest, bytes]:
         raise ManifestError(
             f"{path}: cannot be read: {error.strerror or error}; check its permissions"
         ) from error
-    return Manifest.from_json(raw, where=str(path)), raw
+    return read_exact(raw, str(path)), raw
 
 
-# --- reading and checking -------------------------------------------------------------------------------------------
+def read_exact(raw: bytes, where: str) -> Manifest:
+    """A manifest whose bytes are those that were once written: a change anywhere in them is noticed.
+
+    Raises:
+        ManifestError: it breaks the schema, or was edited or damaged after it was written.
+    """
+    manifest = Manifest.from_json(raw, where=where)
+    derived = manifest.with_revision().revision
+    if manifest.revision != derived:
+        reason = f"its content gives the revision {derived} but it says {manifest.revision}"
+    elif raw != manifest.to_json().encode("utf-8"):
+        reason = "it is not laid out as manifests are written"
+    else:
+        return manifest
+    raise ManifestError(
+        f"{where}: was changed after it was written: {reason}. Install the package again; "
+        "to change a manifest on purpose use model_zoo.amend"
+    )
+
+
+# --- reading and checking -----------------------------------------------------------------------------------
+
+
+def _dump(data: Mapping[str, Any]) -> str:
+    try:
+        text = json.dumps(data, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        text.encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ManifestError(f"{MANIFEST_NAME}: a value cannot be written as JSON: {error}") from error
+    return text
 
 
 def _plain(section: Any) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Opening and verifying a package.
 
-Sizes are compared at every opening. SHA-256 is computed in `Package.verify` and when a package is opened for the
-first time; for packages inside a models folder a stamp in its `.verified` folder remembers that, so that later
-openings are quick. Packages elsewhere, shipped ones included, are hashed at every opening: nothing is written for
-them.
+Sizes are compared at every opening. SHA-256 is computed in `Package.verify` and when a package is opened for
+the first time; for packages inside a models folder a stamp in its `.verified` folder remembers that, so that
+later openings are quick. Packages elsewhere, shipped ones included, are hashed at every opening: nothing is
+written for them.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _RACY_SECONDS = 2.0
 class Package:
     """A package folder whose manifest was read.
 
-    `manifest_sha256` is the SHA-256 of the exact bytes of `manifest.json`: since the manifest holds the hash of every
-    other file, it names the whole content.
+    `manifest_sha256` is the SHA-256 of the exact bytes of `manifest.json`: since the manifest holds the hash
+    of every other file, it names the whole content.
     """
 
     path: Path
@@ -63,8 +63,8 @@ class Package:
         """Compare the package with its manifest.
 
         Args:
-            full: also compute the SHA-256 of every file and look for files that are not listed; otherwise only
-                presence and sizes are checked.
+            full: also compute every SHA-256 and look for files that are not listed; otherwise only presence
+                and sizes are checked.
             progress: called with bytes hashed and bytes in total.
 
         Raises:
@@ -86,8 +86,8 @@ class Package:
                 ) from error
             if not path.is_file() or size != entry.size:
                 raise IntegrityError(
-                    f"{name}: has {size} bytes but {MANIFEST_NAME} says {entry.size}; the package is damaged. "
-                    f"{self._way_out()}"
+                    f"{name}: has {size} bytes but {MANIFEST_NAME} says {entry.size}; "
+                    f"the package is damaged. {self._way_out()}"
                 )
         if not full:
             return
@@ -108,8 +108,8 @@ class Package:
                 ) from error
             if sha256 != entry.sha256:
                 raise IntegrityError(
-                    f"{name}: SHA-256 is {sha256} but {MANIFEST_NAME} says {entry.sha256}; the package is damaged. "
-                    f"{self._way_out()}"
+                    f"{name}: SHA-256 is {sha256} but {MANIFEST_NAME} says {entry.sha256}; "
+                    f"the package is damaged. {self._way_out()}"
                 )
             done += entry.size
         for path in sorted(self.path.rglob("*")):
@@ -134,7 +134,7 @@ class Package:
     def _way_out(self) -> str:
         """What to do about a damaged package."""
         if self.source != self.path:
-            return f"Fetch {self.source} again."
+            return f"Remove {self.path}; it is unpacked from {self.source} again."
         if self.path.parent == store.shipped_dir():
             return "Reinstall the program: pip install --force-reinstall edge-runtime"
         if self.path.parent == store.models_dir():
@@ -150,8 +150,8 @@ def open_package(
 ) -> Package:
     """Open a package: a folder, an `.edge` file, or the name of an installed or shipped one.
 
-    A text with a slash, or one that ends in `.edge`, is a path; any other text is looked up as a name first and as a
-    path when there is no such name. An `.edge` file is unpacked once into the cache folder.
+    A text with a slash, or one that ends in `.edge`, is a path; any other text is looked up as a name first
+    and as a path when there is no such name. An `.edge` file is unpacked once into the cache folder.
 
     Args:
         progress: called with bytes hashed and bytes in total, when the package is verified.
@@ -199,12 +199,13 @@ def _locate(path_or_name: Path | str) -> Path:
     path = Path(os.path.abspath(Path(path_or_name).expanduser()))  # noqa: PTH100 - links stay as the user wrote them
     if not path.exists():
         raise ModelNotFoundError(
-            f"{path}: there is no such package folder or .edge file. `edge-runtime models list` shows what there is"
+            f"{path}: there is no such package folder or .edge file. "
+            "`edge-runtime models list` shows what there is"
         )
     return path
 
 
-# --- stamps ---------------------------------------------------------------------------------------------------------
+# --- stamps -------------------------------------------------------------------------------------------------
 
 
 def _check_once(package: Package, progress: fs.Progress | None, clock: Callable[[], float]) -> None:

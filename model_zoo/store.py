@@ -48,7 +48,7 @@ class Entry:
 
 
 def models_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """The user's models folder: `EDGE_MODELS_DIR`, else `edge-runtime/models` in the XDG data folder (not created)."""
+    """The user's models folder, not created: `EDGE_MODELS_DIR`, else `edge-runtime/models` in XDG data."""
     chosen = (os.environ if environ is None else environ).get(MODELS_DIR_VARIABLE)
     if chosen:
         return Path(os.path.abspath(Path(chosen).expanduser()))  # noqa: PTH100 - links stay as the user wrote them
@@ -70,7 +70,7 @@ def cache_dir() -> Path:
 
 
 def folder_name(model_id: str) -> str:
-    """The folder of a model id: `smollm2:135m` → `smollm2-135m` (a colon is not possible on SD cards' FAT)."""
+    """The folder of a model id: `smollm2:135m` → `smollm2-135m` (FAT on SD cards has no colons)."""
     return model_id.replace(":", "-")
 
 
@@ -133,7 +133,8 @@ def remove(name: str, models: Path | None = None, shipped: Path | None = None) -
     path = find(name, models, shipped) if not _broken(models, name) else models / folder_name(name)
     if path.parent != models:
         raise StoreError(
-            f"{name}: is shipped with the program and cannot be removed alone; it goes with: pip uninstall edge-runtime"
+            f"{name}: is shipped with the program and cannot be removed alone; "
+            "it goes with: pip uninstall edge-runtime"
         )
     try:
         with fs.locked(models / _LOCK):
@@ -162,7 +163,7 @@ def _entry(path: Path, shipped: bool) -> Entry:
 
 
 def _broken(models: Path, name: str) -> bool:
-    """Whether `name` is a folder among the models whose manifest is gone: `remove` must still get rid of it."""
+    """Whether `name` is a folder whose manifest is gone: `remove` must still get rid of it."""
     folder = models / folder_name(name)
     plain = name not in ("", ".", "..") and "/" not in name and not name.startswith(".")
     return plain and folder.is_dir() and not (folder / MANIFEST_NAME).is_file()

@@ -1,8 +1,8 @@
 """Writing a model package so that it is there whole or not at all.
 
-Everything is written into a partial folder beside the target; `commit` hashes it, writes `manifest.json` last, makes
-it durable and renames it. An error or an interrupt removes the partial folder; after `kill -9` or a power cut the
-next writer does.
+Everything is written into a partial folder beside the target; `commit` hashes it, writes `manifest.json`
+last, makes it durable and renames it. An error or an interrupt removes the partial folder; after `kill -9` or
+a power cut the next writer does.
 """
 
 from __future__ import annotations
@@ -27,10 +27,15 @@ from model_zoo.manifest import (
     FileEntry,
     Manifest,
     check_member_name,
-    derive_revision,
+    read_exact,
+    read_manifest,
 )
+from model_zoo.store import models_dir
 
-__all__ = ["PackageWriter"]
+__all__ = ["PackageWriter", "amend"]
+
+_NO_REVISION = "0" * 16
+"""Holds the place until the rest of the manifest is known."""
 
 _WRITING_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM)
@@ -49,8 +54,8 @@ class PackageWriter:
     Leaving the block without `commit`, or with an exception, leaves nothing behind.
 
     Args:
-        target: the package's folder; its parent folders are made.
-        overwrite: swap an existing package for the new one in one step; a reader sees the old or the new, whole.
+        target: the package's folder; its parent folders are made. overwrite: swap an existing package for the
+        new one in one step; a reader sees the old or the new, whole.
 
     Raises:
         StoreError: on entry and in `commit`: the name is taken, the folder is read-only, the disk is full.
@@ -89,7 +94,7 @@ class PackageWriter:
 
     @contextlib.contextmanager
     def create(self, name: str) -> Iterator[HashingFile]:
-        """Open the file `name` for writing from start to end, hashed on the way: no second reading at `commit`."""
+        """Open the file `name` to write it from start to end; hashed on the way, so not read again."""
         with self.path(name).open("wb") as raw:
             file = HashingFile(raw)
             yield file
@@ -108,13 +113,18 @@ class PackageWriter:
             while chunk := reader.read(fs.CHUNK):
                 file.write(chunk)
 
+    def written(self, name: str) -> FileEntry | None:
+        """Size and SHA-256 of a file that `create`, `add` or `copy` wrote; `None` for any other."""
+        return self._hashes.get(name)
+
     def commit(
         self, fields: Manifest | Mapping[str, Any], *, progress: fs.Progress | None = None
     ) -> Manifest:
         """Hash, write `manifest.json`, make everything durable, and rename the folder to its final name.
 
         Args:
-            fields: the manifest's keys, as a `Manifest` or a mapping of JSON values; `format`, `files` and `revision`
+            fields: the manifest's keys, as a `Manifest` or a mapping of JSON values; `format`, `files` and
+            `revision`
                 are filled in, and optional keys whose value is `None` are left out.
             progress: called with bytes hashed and bytes in total.
 
@@ -125,44 +135,44 @@ class PackageWriter:
         with self._store_errors():
             entries = self._hash_all(progress)
             if isinstance(fields, Manifest):
-                draft = dataclasses.replace(
-                    fields, format=FORMAT, files=entries, revision=derive_revision(entries)
-                )
-                manifest = Manifest.from_json(draft.to_json())
+                draft = dataclasses.replace(fields, format=FORMAT, files=entries)
             else:
                 table = {name: dataclasses.asdict(entry) for name, entry in entries.items()}
-                own = {"format": FORMAT, "files": table, "revision": derive_revision(entries)}
-                manifest = Manifest.from_dict({**_without_none(fields), **own})
+                own = {"format": FORMAT, "files": table, "revision": _NO_REVISION}
+                draft = Manifest.from_dict({**_without_none(fields), **own})
+            manifest = draft.with_revision()
             self._publish(manifest.to_json().encode("utf-8"), None)
         return manifest
 
     def commit_exact(
         self, raw: bytes, signature: bytes | None = None, *, progress: fs.Progress | None = None
     ) -> Manifest:
-        """Like `commit` for a package that exists elsewhere: its manifest's exact bytes, and its signature, are kept.
+        """Like `commit` for a package from elsewhere: the bytes of its manifest, and its signature, are kept.
 
         Raises:
             IntegrityError: what was written is not what the manifest lists.
             ManifestError: the manifest is not valid.
             StoreError: see the class.
         """
-        manifest = Manifest.from_json(raw)
+        manifest = read_exact(raw, MANIFEST_NAME)
         with self._store_errors():
             entries = self._hash_all(progress)
             for name in sorted({*entries, *manifest.files}):
                 if entries.get(name) != manifest.files.get(name):
                     raise IntegrityError(
-                        f"{name}: differs from what {MANIFEST_NAME} says; the package is damaged: fetch it again"
+                        f"{name}: differs from what {MANIFEST_NAME} says; the package is damaged. "
+                        "Fetch it again"
                     )
             self._publish(raw, signature)
         return manifest
 
-    # --- the context manager ----------------------------------------------------------------------------------------
+    # --- the context manager --------------------------------------------------------------------------------
 
     def __enter__(self) -> PackageWriter:
         with self._store_errors():
             self.target.parent.mkdir(parents=True, exist_ok=True)
-            fs.remove_stale_partials(self.target.parent, self.target.name)
+            ours = self.target.parent == models_dir()  # elsewhere, other names are not ours to judge
+            fs.remove_stale_partials(self.target.parent, None if ours else self.target.name)
             self._refuse_taken()
             partial = fs.partial_path(self.target)
             partial.mkdir()
@@ -182,14 +192,15 @@ class PackageWriter:
         if isinstance(error, OSError) and self._is_ours(error, partial):
             raise fs.store_error(error, self.target) from error
 
-    # --- steps ------------------------------------------------------------------------------------------------------
+    # --- steps ----------------------------------------------------------------------------------------------
 
     def _refuse_taken(self) -> None:
         if not os.path.lexists(self.target):
             return
         if not self._overwrite:
             raise StoreError(
-                f"{self.target}: exists already. Choose another name, remove it first, or ask for it to be overwritten"
+                f"{self.target}: exists already. Choose another name, remove it first, "
+                "or ask for it to be overwritten"
             )
         is_package = (self.target / MANIFEST_NAME).is_file()
         if (
@@ -202,7 +213,7 @@ class PackageWriter:
             )
 
     def _hash_all(self, progress: fs.Progress | None) -> dict[str, FileEntry]:
-        """The table of files; those that were not hashed while they were written are read and made durable now."""
+        """The table of files; what was not hashed while it was written is read and made durable now."""
         names = []
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
@@ -257,11 +268,44 @@ class PackageWriter:
             raise fs.store_error(error, self.target) from error
 
     def _is_ours(self, error: OSError, partial: Path | None) -> bool:
-        """Whether an error of the block is about writing the package, and not about a file that the block reads."""
+        """Whether an error of the block is about writing the package, not about a file that it reads."""
         if error.errno in _WRITING_FAILED:
             return True
         about = error.filename
         return error.errno in _NOT_ALLOWED and partial is not None and str(about).startswith(str(partial))
+
+
+def amend(
+    folder: Path, changes: Mapping[str, Any], files: Mapping[str, bytes | str | Path] | None = None
+) -> Manifest:
+    """Change keys of a package's manifest and add or replace files; the package is swapped for the new one whole.
+
+    A signature does not survive, for it would no longer hold.
+
+    Args:
+        folder: the package's folder.
+        changes: top-level keys of the manifest and their new JSON values, such as `{"evaluation": {…}}`.
+        files: content, or the file to copy, by name in the package.
+
+    Raises:
+        As `PackageWriter`; `IntegrityError` when a file of the old package is damaged.
+    """
+    manifest, _ = read_manifest(folder)
+    files = files or {}
+    with PackageWriter(folder, overwrite=True) as writer:
+        for name, entry in manifest.files.items():
+            if name not in files:
+                writer.copy(name, folder / name)
+                if writer.written(name) != entry:
+                    raise IntegrityError(
+                        f"{folder}: {name} is not what {MANIFEST_NAME} says; install it again"
+                    )
+        for name, content in files.items():
+            if isinstance(content, Path):
+                writer.copy(name, content)
+            else:
+                writer.add(name, content)
+        return writer.commit({**manifest.to_dict(), **changes})
 
 
 class HashingFile:
