@@ -57,12 +57,22 @@ class Config:
         """Where `get` found the value: the file's path, or `default`."""
         return str(self.path) if key in self.given.get(section, {}) else "default"
 
-    def default_map(self) -> dict[str, dict[str, Any]]:
-        """What the file says, as click's `default_map`: verb → parameter → value."""
+    def engine_options(self, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+        """What the file says under `[runtime]`, without the keys whose environment variable is set."""
+        keys = {key.name: key.variable for key in _section("runtime").keys}
+        given = self.given.get("runtime", {})
+        return {name: value for name, value in given.items() if not environment.get(keys[name] or "")}
+
+    def default_map(self, environment: Mapping[str, str] = os.environ) -> dict[str, dict[str, Any]]:
+        """What the file says, as click's `default_map`: verb → parameter → value.
+
+        A key whose own environment variable is set is left out, since the variable wins over the file.
+        """
         out: dict[str, dict[str, Any]] = {}
         for section in SCHEMA:
             for key in section.keys:
-                if key.name in self.given.get(section.name, {}):
+                overruled = key.variable is not None and bool(environment.get(key.variable))
+                if key.name in self.given.get(section.name, {}) and not overruled:
                     for flag in key.flags:
                         verb, parameter = flag.split(".")
                         out.setdefault(verb, {})[parameter] = self.given[section.name][key.name]

@@ -26,7 +26,8 @@ class Key:
     """One setting.
 
     `default` is `None` when the program decides (`unset` then says how). `minimum`, `maximum` are inclusive.
-    `flags` names the options that the key is the default of, as `verb.parameter`.
+    `flags` names the options that the key is the default of, as `verb.parameter`; `variable` an environment
+    variable that wins over the file.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Key:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    variable: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,10 @@ def _both(parameter: str) -> tuple[str, ...]:
     return (f"run.{parameter}", f"chat.{parameter}")
 
 
+def _engine(name: str, kind: type, doc: str, unset: str, minimum: float | None = None) -> Key:
+    return Key(name, kind, None, doc, unset=unset, minimum=minimum, variable=f"EDGE_ENGINE_{name.upper()}")
+
+
 SCHEMA: tuple[Section, ...] = (
     Section(
         "runtime",
@@ -75,6 +81,36 @@ SCHEMA: tuple[Section, ...] = (
                 minimum=1,
                 maximum=1024,
                 flags=("run.threads", "chat.threads", "bench.threads"),
+                variable="EDGE_ENGINE_THREADS",
+            ),
+            _engine(
+                "spin",
+                bool,
+                "Idle threads wait in a loop: faster steps, busier cores.",
+                "true with 2 threads or more",
+            ),
+            _engine(
+                "spin_us",
+                int,
+                "Microseconds that idle threads loop before they sleep.",
+                "left to onnxruntime",
+                0,
+            ),
+            _engine("arena", bool, "Keep freed memory for the next step.", "true"),
+            _engine("dynamic_block", int, "onnxruntime's `dynamic_block_base`; 0 for off.", "0", 0),
+            _engine(
+                "prefill_chunk",
+                int,
+                "Prompt tokens per forward pass: bounds the memory of a prompt.",
+                "512",
+                1,
+            ),
+            _engine(
+                "kv_step",
+                int,
+                "Tokens of context that a conversation has room for before it grows.",
+                "512",
+                16,
             ),
         ),
     ),
@@ -176,9 +212,10 @@ def problem_with(key: Key, value: object) -> str | None:
 
 
 def _range_text(key: Key) -> str:
-    if key.minimum is not None and key.maximum is not None:
-        return f"from {key.minimum:g} to {key.maximum:g}"
-    return f"at least {key.minimum:g}" if key.minimum is not None else f"at most {key.maximum:g}"
+    low, high = (None if limit is None else f"{limit:,.10g}" for limit in (key.minimum, key.maximum))
+    if low is not None and high is not None:
+        return f"from {low} to {high}"
+    return f"{low} or more" if low is not None else f"{high} or less"
 
 
 def render_markdown() -> str:
@@ -218,6 +255,7 @@ def render_markdown() -> str:
             default = key.unset if key.default is None else f"`{toml_value(key.default)}`"
             flags = ", ".join(f"`{flag.split('.')[0]} --{_flag_name(flag)}`" for flag in key.flags)
             meaning = key.doc + (f" Flags: {flags}." if flags else "")
+            meaning += f" Variable: `{key.variable}`." if key.variable else ""
             lines.append(f"| `{key.name}` | {kind} | {default} | {meaning} |")
         lines.append("")
     return "\n".join(lines)

@@ -14,16 +14,25 @@ from pathlib import Path
 import pytest
 
 XDG = ("CONFIG", "DATA", "STATE", "CACHE")
+KEPT = ("EDGE_DATA_DIR", "EDGE_TEST_")
+"""Variables that are settings of the tests themselves, not of the program under test."""
+
+
+@pytest.fixture(scope="session")
+def font_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for matplotlib's font cache: with a HOME per test it would be built again each time."""
+    return tmp_path_factory.mktemp("matplotlib")
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, font_cache: Path) -> Path:
     """An empty HOME with no configuration, so that a test neither reads nor writes the user's own files."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("MPLCONFIGDIR", str(font_cache))
     for kind in XDG:
         monkeypatch.delenv(f"XDG_{kind}_HOME", raising=False)
-    for name in [name for name in os.environ if name.startswith("EDGE_") and name != "EDGE_DATA_DIR"]:
+    for name in [name for name in os.environ if name.startswith("EDGE_") and not name.startswith(KEPT)]:
         monkeypatch.delenv(name)
     return folder
 

@@ -38,6 +38,14 @@ def test_a_value_of_the_file_wins_over_the_default_and_becomes_the_flags_default
     assert found.default_map()["bench"] == {"threads": 3, "model": "other"}
 
 
+def test_an_engine_variable_wins_over_the_file() -> None:
+    found = parse("[runtime]\nthreads = 3\nspin = false\n")
+    assert found.engine_options({}) == {"threads": 3, "spin": False}
+    assert found.default_map({})["run"] == {"threads": 3}
+    assert found.engine_options({"EDGE_ENGINE_THREADS": "1"}) == {"spin": False}
+    assert found.default_map({"EDGE_ENGINE_THREADS": "1"}) == {}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -58,7 +66,7 @@ def test_a_value_of_the_file_wins_over_the_default_and_becomes_the_flags_default
             "[runtime]\nthreads = true\n",
             "threads in [runtime] must be a whole number, but it is True (bool).",
         ),
-        ("[runtime]\nthreads = 0\n", "threads in [runtime] must be from 1 to 1024, but it is 0 (int)."),
+        ("[runtime]\nthreads = 0\n", "threads in [runtime] must be from 1 to 1,024, but it is 0 (int)."),
         ("[model]\ntop_p = nan\n", "top_p in [model] must be from 0 to 1, but it is nan (float)."),
         ("[model\n", "c.toml is not valid TOML: "),
     ],
