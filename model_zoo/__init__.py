@@ -25,7 +25,7 @@ from model_zoo.manifest import (
     Quantization,
     Source,
 )
-from model_zoo.package import Package, open_package
+from model_zoo.package import Inspection, Package, inspect_package, open_package
 from model_zoo.store import Entry, find, list_packages, models_dir, remove, shipped_dir
 from model_zoo.writer import PackageWriter, amend
 
@@ -33,6 +33,7 @@ __all__ = [
     "Entry",
     "FileEntry",
     "Generation",
+    "Inspection",
     "IntegrityError",
     "Licence",
     "Manifest",
@@ -48,6 +49,7 @@ __all__ = [
     "StoreError",
     "amend",
     "find",
+    "inspect_package",
     "list_packages",
     "models_dir",
     "open_package",

@@ -23,13 +23,14 @@ from model_zoo.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     SIGNATURE_NAME,
+    FileEntry,
     Manifest,
     read_exact,
     read_manifest,
 )
 from model_zoo.writer import PackageWriter
 
-__all__ = ["pack", "unpack", "unpack_cached"]
+__all__ = ["pack", "read_archive_manifest", "unpack", "unpack_cached", "verify_archive"]
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _ENCRYPTED = 0x1
@@ -93,17 +94,37 @@ def unpack(archive_path: Path, target: Path, *, overwrite: bool = False) -> Mani
         _check_space(manifest.size_bytes, target)
         with PackageWriter(target, overwrite=overwrite) as writer:
             for name, entry in sorted(manifest.files.items()):
-                with archive.open(members[name]) as source, writer.create(name) as file:
-                    while file.size <= entry.size and (chunk := source.read(fs.CHUNK)):
+                with writer.create(name) as file:
+                    for chunk in _checked_chunks(archive, members[name], entry, archive_path):
                         file.write(chunk)
-                if (file.size, file.hexdigest()) != (entry.size, entry.sha256):
-                    raise IntegrityError(
-                        f"{archive_path}: {name} is not what {MANIFEST_NAME} says; the file is damaged. "
-                        "Fetch it again"
-                    )
             signature = _read(archive, members[SIGNATURE_NAME]) if SIGNATURE_NAME in members else None
             writer.commit_exact(raw, signature)
     return manifest
+
+
+def read_archive_manifest(archive_path: Path) -> tuple[Manifest, bytes]:
+    """The manifest of an `.edge` file and its exact bytes; the other members are not read.
+
+    Raises:
+        PackageError, ManifestError, IntegrityError: as `unpack`.
+    """
+    with _opened(archive_path) as (_, _, manifest, raw):
+        return manifest, raw
+
+
+def verify_archive(archive_path: Path, *, progress: fs.Progress | None = None) -> None:
+    """Compare every member of an `.edge` file with the manifest, without unpacking it.
+
+    Raises:
+        PackageError, ManifestError, IntegrityError: as `unpack`.
+    """
+    with _opened(archive_path) as (archive, members, manifest, _):
+        done = 0
+        for name in sorted(manifest.files):
+            for chunk in _checked_chunks(archive, members[name], manifest.files[name], archive_path):
+                done += len(chunk)
+                if progress is not None:
+                    progress(done, manifest.size_bytes)
 
 
 def unpack_cached(archive_path: Path) -> Path:
@@ -114,8 +135,8 @@ def unpack_cached(archive_path: Path) -> Path:
     Raises:
         As `unpack`.
     """
-    with _opened(archive_path) as (_, _, _, raw):
-        folder = store.cache_dir() / hashlib.sha256(raw).hexdigest()[:32]
+    _, raw = read_archive_manifest(archive_path)
+    folder = store.cache_dir() / hashlib.sha256(raw).hexdigest()[:32]
     if not (folder / MANIFEST_NAME).is_file():
         try:
             unpack(archive_path, folder)
@@ -224,6 +245,24 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     """A manifest or a signature; at most one byte more than allowed, which the caller then refuses."""
     with archive.open(member) as file:
         return file.read(MAX_MANIFEST_BYTES + 1)
+
+
+def _checked_chunks(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, entry: FileEntry, path: Path
+) -> Iterator[bytes]:
+    """The content of a member, never more than the manifest says; checked when the last chunk is through."""
+    digest = hashlib.sha256()
+    size = 0
+    with archive.open(member) as source:
+        while size <= entry.size and (chunk := source.read(min(fs.CHUNK, entry.size - size + 1))):
+            size += len(chunk)
+            digest.update(chunk)
+            if size <= entry.size:
+                yield chunk
+    if (size, digest.hexdigest()) != (entry.size, entry.sha256):
+        raise IntegrityError(
+            f"{path}: {member.filename} is not what {MANIFEST_NAME} says; the file is damaged. Fetch it again"
+        )
 
 
 def _check_space(needed: int, target: Path) -> None:

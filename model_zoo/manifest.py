@@ -134,7 +134,7 @@ class Manifest:
     format: int = FORMAT
 
     def with_revision(self) -> Manifest:
-        """The same manifest with its revision: 16 hexadecimal digits of the SHA-256 over everything else in it.
+        """The same manifest with its revision: 16 hexadecimal digits of the SHA-256 over all else in it.
 
         Since the table of files holds their hashes, equal revisions mean equal content.
         """

@@ -22,7 +22,7 @@ from model_zoo import store
 from model_zoo.errors import IntegrityError, ModelNotFoundError
 from model_zoo.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest, read_manifest
 
-__all__ = ["Package", "open_package"]
+__all__ = ["Inspection", "Package", "inspect_package", "open_package"]
 
 _RACY_SECONDS = 2.0
 """A file changed this recently may change again within its time stamp's resolution: no stamp is made yet."""
@@ -140,6 +140,46 @@ class Package:
         if self.path.parent == store.models_dir():
             return f"Remove it and install it again: edge-runtime models rm {self.path.name}"
         return f"Remove {self.path} and make it again."
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A package that was looked at and not opened: nothing is unpacked, no file but the manifest was read."""
+
+    source: Path
+    """The package's folder, or its `.edge` file."""
+    manifest: Manifest
+    manifest_sha256: str
+
+    def verify(self, *, progress: fs.Progress | None = None) -> None:
+        """Compare every byte with the manifest, of the folder or of the `.edge` file itself.
+
+        Raises:
+            IntegrityError: something is missing, changed or not listed.
+            PackageError: the `.edge` file cannot be read.
+        """
+        if self.source.is_file():
+            from model_zoo.archive import verify_archive
+
+            verify_archive(self.source, progress=progress)
+        else:
+            Package(self.source, self.manifest, self.manifest_sha256, self.source).verify(progress=progress)
+
+
+def inspect_package(path_or_name: Path | str) -> Inspection:
+    """Read a package's manifest, to show it; what `path_or_name` may be is as in `open_package`.
+
+    Raises:
+        ModelNotFoundError, ManifestError, PackageError: as `open_package`.
+    """
+    source = _locate(path_or_name)
+    if source.is_file():
+        from model_zoo.archive import read_archive_manifest
+
+        manifest, raw = read_archive_manifest(source)
+    else:
+        manifest, raw = read_manifest(source)
+    return Inspection(source, manifest, hashlib.sha256(raw).hexdigest())
 
 
 def open_package(

@@ -32,7 +32,7 @@ from model_zoo.manifest import (
 )
 from model_zoo.store import models_dir
 
-__all__ = ["PackageWriter", "amend"]
+__all__ = ["HashingFile", "PackageWriter", "amend"]
 
 _NO_REVISION = "0" * 16
 """Holds the place until the rest of the manifest is known."""
@@ -124,8 +124,7 @@ class PackageWriter:
 
         Args:
             fields: the manifest's keys, as a `Manifest` or a mapping of JSON values; `format`, `files` and
-            `revision`
-                are filled in, and optional keys whose value is `None` are left out.
+                `revision` are filled in, and optional keys whose value is `None` are left out.
             progress: called with bytes hashed and bytes in total.
 
         Raises:
@@ -140,8 +139,9 @@ class PackageWriter:
                 table = {name: dataclasses.asdict(entry) for name, entry in entries.items()}
                 own = {"format": FORMAT, "files": table, "revision": _NO_REVISION}
                 draft = Manifest.from_dict({**_without_none(fields), **own})
-            manifest = draft.with_revision()
-            self._publish(manifest.to_json().encode("utf-8"), None)
+            raw = draft.with_revision().to_json().encode("utf-8")
+            manifest = Manifest.from_json(raw)
+            self._publish(raw, None)
         return manifest
 
     def commit_exact(
@@ -278,7 +278,7 @@ class PackageWriter:
 def amend(
     folder: Path, changes: Mapping[str, Any], files: Mapping[str, bytes | str | Path] | None = None
 ) -> Manifest:
-    """Change keys of a package's manifest and add or replace files; the package is swapped for the new one whole.
+    """Change keys of a package's manifest and add or replace files, by writing it anew in its place.
 
     A signature does not survive, for it would no longer hold.
 
