@@ -30,7 +30,9 @@ class Scores:
 
     `topk_ids` int64 [M, K] and `topk_logits` float32 [M, K], descending; `lse` (log-sum-exp) and `entropy`
     float32 [M], nats, both over the whole vocabulary; `logits` float32 [M, V], or `None` unless asked for.
-    All are of the raw model distribution: nothing has been scaled, penalised or masked.
+    All are of the raw model distribution: nothing has been scaled, penalised or masked. `logits` may be
+    memory that the sequence's next forward pass writes over (copy it to keep it); the small arrays are the
+    caller's.
     """
 
     topk_ids: npt.NDArray[np.int64]
@@ -53,6 +55,11 @@ class SequenceState(Protocol):
         """Number of cached tokens."""
         ...
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of KV memory set aside for this sequence."""
+        ...
+
     def forward(self, tokens: Sequence[int], *, num_logits: int = 1, want_logits: bool = False) -> Scores:
         """Append `tokens` to the cache and score what follows the last `num_logits` of them.
 
@@ -65,7 +72,15 @@ class SequenceState(Protocol):
         ...
 
     def rewind(self, length: int) -> None:
-        """Forget everything after the first `length` tokens."""
+        """Forget everything after the first `length` tokens.
+
+        Raises:
+            EngineError: `length` is negative or more than is cached.
+        """
+        ...
+
+    def fork(self, length: int) -> SequenceState:
+        """Another sequence that starts with a copy of the first `length` tokens of this one."""
         ...
 
     def close(self) -> None:

@@ -1,0 +1,400 @@
+"""The ONNX Runtime engine for the fused graph (`docs/onnx-graph.md`).
+
+Knows: how to bind one set of weights to the static KV buffers of many sequences. A decode step writes three
+numbers into arrays that were bound once, runs, and reads a few numbers back: the evidence is computed in the
+graph, and the 150,000-float row of logits leaves it only when asked for. Does not know: text, sampling, or
+when to stop.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime import ort
+from edge_runtime.engines.base import EngineInfo, Scores
+from edge_runtime.engines.tuning import SessionTuning
+from edge_runtime.errors import ContextOverflowError, EngineError
+
+__all__ = ["FusedGraph", "OnnxEngine", "OnnxSequence", "create_session", "overflow"]
+
+GRAPH_VERSION = 1
+_KV_DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16}
+_MAX_BINDINGS = 12
+"""Step shapes whose bindings a sequence keeps (one token; a prompt chunk; draft lengths)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusedGraph:
+    """The facts of `engine_options` that the engine needs; `kv_shapes` is [(G, D)] per layer."""
+
+    kv_shapes: tuple[tuple[int, int], ...]
+    kv_dtype: str
+    topk: int
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> FusedGraph:
+        """Read the manifest's `engine_options`.
+
+        Raises:
+            EngineError: an unknown graph version or a missing or impossible key; names it.
+        """
+        version = options.get("version")
+        if version != GRAPH_VERSION:
+            raise EngineError(
+                f"the package's graph has version {version!r}, this release runs version {GRAPH_VERSION}: "
+                "quantize the model again, or install the release that made it"
+            )
+        try:
+            shapes = options.get("kv_shapes") or [(options["kv_heads"], options["head_dim"])] * int(
+                options["layers"]
+            )
+            graph = cls(
+                kv_shapes=tuple((int(heads), int(dim)) for heads, dim in shapes),
+                kv_dtype=str(options.get("kv_dtype", "float32")),
+                topk=int(options["topk"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineError(
+                f"the package's engine_options are incomplete or wrong: {error!r}. Quantize the model again"
+            ) from error
+        if graph.kv_dtype not in _KV_DTYPES:
+            raise EngineError(
+                f"kv_dtype {graph.kv_dtype!r} is not supported: use one of {', '.join(_KV_DTYPES)}"
+            )
+        if graph.topk < 2:
+            raise EngineError(
+                f"engine_options.topk is {graph.topk}: the margin needs the two largest logits at least"
+            )
+        return graph
+
+
+def create_session(path: Path, tuning: SessionTuning) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU, set up as `tuning` says; weights are mapped, not read.
+
+    Raises:
+        EngineError: onnxruntime refuses the file; names it and the reason.
+    """
+    onnxruntime = ort.load()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = tuning.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = tuning.arena
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if tuning.spin else "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if tuning.spin_us is not None:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(tuning.spin_us))
+    if tuning.dynamic_block:
+        options.add_session_config_entry("session.dynamic_block_base", str(tuning.dynamic_block))
+    if not path.is_file():
+        raise EngineError(
+            f"the model file {path} is missing: verify the package with 'edge-runtime models verify'"
+        )
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise EngineError(
+            f"onnxruntime {onnxruntime.__version__} cannot load {path}: {_first_line(error)}"
+        ) from error
+
+
+def overflow(model_id: str, cached: int, new: int, context_length: int) -> ContextOverflowError:
+    """The error of a sequence that would outgrow the context; names both numbers."""
+    return ContextOverflowError(
+        f"the sequence would hold {cached + new} tokens ({cached} cached and {new} new), but the context of "
+        f"model '{model_id}' is {context_length} tokens: shorten the input, or ask for overflow='slide'"
+    )
+
+
+class OnnxEngine:
+    """A loaded fused graph. Threads may share it, each with sequences of its own."""
+
+    def __init__(self, session: Any, graph: FusedGraph, info: EngineInfo, tuning: SessionTuning) -> None:
+        self._session: Any = session
+        self.graph, self.tuning, self._info = graph, tuning, info
+        names = {value.name for value in session.get_inputs()} | {
+            value.name for value in session.get_outputs()
+        }
+        layers = range(len(graph.kv_shapes))
+        wanted = {"input_ids", "seqlens_k", "total_sequence_length", "num_logits"}
+        wanted |= {"logits", "topk_logits", "topk_ids", "lse", "entropy"}
+        wanted |= {
+            f"{side}.{i}.{part}"
+            for side in ("past_key_values", "present")
+            for i in layers
+            for part in ("key", "value")
+        }
+        if missing := sorted(wanted - names):
+            raise EngineError(
+                f"the graph of model '{info.model_id}' lacks {', '.join(missing[:4])}"
+                f"{f' and {len(missing) - 4} more' if len(missing) > 4 else ''}: quantize the model again"
+            )
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        model_id: str,
+        vocab_size: int,
+        context_length: int,
+        options: Mapping[str, Any],
+        tuning: SessionTuning,
+    ) -> OnnxEngine:
+        """Load `model.onnx`; `options` are the manifest's `engine_options`.
+
+        Raises:
+            EngineError: the file or the options cannot be used.
+        """
+        graph = FusedGraph.from_options(options)
+        info = EngineInfo("onnx", model_id, vocab_size, context_length, graph.topk, tuning.threads)
+        return cls(create_session(path, tuning), graph, info, tuning)
+
+    @property
+    def info(self) -> EngineInfo:
+        """Static facts."""
+        return self._info
+
+    @property
+    def session(self) -> Any:
+        """The onnxruntime session.
+
+        Raises:
+            EngineError: the engine has been closed.
+        """
+        if self._session is None:
+            raise EngineError(
+                f"the engine of model '{self._info.model_id}' has been closed: open the model again"
+            )
+        return self._session
+
+    def new_sequence(self) -> OnnxSequence:
+        """An empty KV state over these weights."""
+        return OnnxSequence(self)
+
+    def close(self) -> None:
+        """Give the weights back (once the last sequence is gone)."""
+        self._session = None
+
+
+class OnnxSequence:
+    """The KV buffers of one sequence. The room grows in steps, so that memory follows use."""
+
+    def __init__(self, engine: OnnxEngine) -> None:
+        self._engine = engine
+        self._tokens: list[int] = []
+        self._capacity = 0
+        self._kv: list[tuple[str, npt.NDArray[Any]]] = []
+        self._bindings: OrderedDict[tuple[int, int, bool], _Binding] = OrderedDict()
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens whose keys and values are in the cache (a copy)."""
+        return self._tokens.copy()
+
+    @property
+    def length(self) -> int:
+        """Number of cached tokens."""
+        return len(self._tokens)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of KV memory set aside for this sequence."""
+        return sum(array.nbytes for _, array in self._kv)
+
+    def forward(self, tokens: Sequence[int], *, num_logits: int = 1, want_logits: bool = False) -> Scores:
+        """Append `tokens` and score what follows the last `num_logits` of them (see `SequenceState.forward`).
+
+        Raises:
+            ContextOverflowError: the cache would exceed the context length.
+            EngineError: wrong arguments, or onnxruntime failed; the sequence is then as it was.
+        """
+        engine, count, start = self._engine, len(tokens), len(self._tokens)
+        if not 1 <= num_logits <= count:
+            raise EngineError(f"num_logits={num_logits} must be between 1 and the number of tokens ({count})")
+        if min(tokens) < 0 or max(tokens) >= engine.info.vocab_size:
+            wrong = min(tokens) if min(tokens) < 0 else max(tokens)
+            raise EngineError(f"token {wrong} is not in the vocabulary of {engine.info.vocab_size} tokens")
+        if start + count > engine.info.context_length:
+            raise overflow(engine.info.model_id, start, count, engine.info.context_length)
+        self._reserve(start + count)
+        # The head is computed for the last positions alone; earlier chunks ask for the least there is.
+        chunk, done = engine.tuning.prefill_chunk, 0
+        while count - done > chunk and count - done - chunk >= num_logits:
+            self._binding(chunk, 1, False).run(tokens[done : done + chunk], start + done + chunk)
+            done += chunk
+        binding = self._binding(count - done, num_logits, want_logits)
+        binding.run(tokens[done:] if done else tokens, start + count)
+        self._tokens.extend(tokens)
+        return binding.scores()
+
+    def rewind(self, length: int) -> None:
+        """Forget everything after the first `length` tokens; what lies behind is never read.
+
+        Raises:
+            EngineError: `length` is negative or more than is cached.
+        """
+        if not 0 <= length <= len(self._tokens):
+            raise EngineError(f"cannot rewind to {length} tokens: the sequence holds {len(self._tokens)}")
+        del self._tokens[length:]
+
+    def fork(self, length: int) -> OnnxSequence:
+        """Another sequence with a copy of the first `length` tokens.
+
+        Raises:
+            EngineError: `length` is negative or more than is cached.
+        """
+        if not 0 <= length <= len(self._tokens):
+            raise EngineError(f"cannot fork {length} tokens: the sequence holds {len(self._tokens)}")
+        other = OnnxSequence(self._engine)
+        if length:
+            other._reserve(length + 1)
+            for (_, target), (_, source) in zip(other._kv, self._kv, strict=True):
+                target[:, :, :length] = source[:, :, :length]
+            other._tokens = self._tokens[:length]
+        return other
+
+    def close(self) -> None:
+        """Give the memory back; the sequence is empty afterwards."""
+        self._bindings.clear()
+        self._kv, self._tokens, self._capacity = [], [], 0
+
+    def _reserve(self, total: int) -> None:
+        """Make room for `total` tokens: doubling steps, copying what is cached."""
+        if total <= self._capacity:
+            return
+        engine = self._engine
+        capacity = self._capacity or engine.tuning.kv_step
+        while capacity < total:
+            capacity *= 2
+        capacity = min(capacity, engine.info.context_length)
+        grown, kept = _kv_buffers(engine.graph, capacity), len(self._tokens)
+        if kept:
+            for (_, target), (_, source) in zip(grown, self._kv, strict=True):
+                target[:, :, :kept] = source[:, :, :kept]
+        self._bindings.clear()  # they point at the old buffers
+        self._kv, self._capacity = grown, capacity
+
+    def _binding(self, tokens: int, num_logits: int, want_logits: bool) -> _Binding:
+        key = (tokens, num_logits, want_logits)
+        binding = self._bindings.get(key)
+        if binding is None:
+            binding = _Binding(self._engine, self._kv, *key)
+            self._bindings[key] = binding
+            if len(self._bindings) > _MAX_BINDINGS:
+                self._bindings.popitem(last=False)
+        elif len(self._bindings) > 1:
+            self._bindings.move_to_end(key)
+        return binding
+
+
+class _Binding:
+    """One step shape of one sequence: every input and output is bound once, to memory that stays."""
+
+    __slots__ = (
+        "_arrays",
+        "_entropy",
+        "_ids",
+        "_io",
+        "_kv",
+        "_logits",
+        "_lse",
+        "_run",
+        "_seqlens",
+        "_topk_ids",
+        "_topk_logits",
+        "_total",
+    )
+
+    def __init__(
+        self,
+        engine: OnnxEngine,
+        kv: list[tuple[str, npt.NDArray[Any]]],
+        tokens: int,
+        num_logits: int,
+        want_logits: bool,
+    ) -> None:
+        session, topk, vocab = engine.session, engine.graph.topk, engine.info.vocab_size
+        self._io = session.io_binding()
+        self._run = session.run_with_iobinding
+        self._kv = kv  # onnxruntime gets bare pointers: somebody must keep the memory alive
+        self._ids = np.zeros((1, tokens), np.int64)
+        self._seqlens = np.zeros(1, np.int32)
+        self._total = np.zeros((), np.int32)
+        count = np.array([num_logits], np.int64)
+        self._topk_logits = np.zeros((1, num_logits, topk), np.float32)
+        self._topk_ids = np.zeros((1, num_logits, topk), np.int64)
+        self._lse = np.zeros((1, num_logits, 1), np.float32)
+        self._entropy = np.zeros((1, num_logits, 1), np.float32)
+        self._logits = np.empty((1, num_logits, vocab), np.float32) if want_logits else None
+        self._arrays = [count]
+        inputs: list[tuple[str, npt.NDArray[Any]]] = [
+            ("input_ids", self._ids),
+            ("seqlens_k", self._seqlens),
+            ("total_sequence_length", self._total),
+            ("num_logits", count),
+            *((f"past_key_values.{name}", array) for name, array in kv),
+        ]
+        for name, array in inputs:
+            self._io.bind_input(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
+        outputs: list[tuple[str, npt.NDArray[Any]]] = [
+            ("topk_logits", self._topk_logits),
+            ("topk_ids", self._topk_ids),
+            ("lse", self._lse),
+            ("entropy", self._entropy),
+            *((f"present.{name}", array) for name, array in kv),
+        ]
+        if self._logits is not None:
+            outputs.append(("logits", self._logits))
+        for name, array in outputs:
+            self._io.bind_output(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
+
+    def run(self, tokens: Sequence[int], total: int) -> None:
+        self._ids[0] = tokens
+        self._seqlens[0] = total - 1
+        self._total[()] = total
+        try:
+            self._run(self._io)
+        except Exception as error:
+            raise EngineError(
+                f"onnxruntime failed at token {total} of the sequence: {_first_line(error)}"
+            ) from error
+
+    def scores(self) -> Scores:
+        return Scores(
+            topk_ids=self._topk_ids[0].copy(),
+            topk_logits=self._topk_logits[0].copy(),
+            lse=self._lse[0, :, 0].copy(),
+            entropy=self._entropy[0, :, 0].copy(),
+            logits=None if self._logits is None else self._logits[0],
+        )
+
+
+def _kv_buffers(graph: FusedGraph, capacity: int) -> list[tuple[str, npt.NDArray[Any]]]:
+    """Key and value buffers [1, G, capacity, D] of every layer in one anonymous mapping.
+
+    Pages are committed when first written and go back to the system when the last array is gone.
+    """
+    dtype = np.dtype(_KV_DTYPES[graph.kv_dtype])
+    sizes = [(-(-heads * capacity * dim * dtype.itemsize // 64)) * 64 for heads, dim in graph.kv_shapes]
+    memory = mmap.mmap(-1, max(1, 2 * sum(sizes)))
+    buffers: list[tuple[str, npt.NDArray[Any]]] = []
+    offset = 0
+    for layer, ((heads, dim), size) in enumerate(zip(graph.kv_shapes, sizes, strict=True)):
+        for part in ("key", "value"):
+            flat = np.frombuffer(memory, dtype, heads * capacity * dim, offset)
+            buffers.append((f"{layer}.{part}", flat.reshape(1, heads, capacity, dim)))
+            offset += size
+    return buffers
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,174 @@
+"""Scores of the next token, with as few forward passes as possible.
+
+`TokenScorer` keeps the tokens of the text and those in the KV cache in step. When a drafter guesses what
+comes next (prompt lookup: repeat what followed the same few tokens earlier; Saxena 2023, "Prompt Lookup
+Decoding"; also Leviathan et al., arXiv 2211.17192), the guesses ride along in the forward pass that is due
+anyway, and each right guess saves a pass. A guess is never trusted: a token is chosen from the model's scores
+exactly as without drafting, and wrong guesses are rewound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from edge_runtime.engines.base import Scores, SequenceState
+
+__all__ = ["Drafter", "PromptLookup", "ScorerStats", "TokenScorer"]
+
+PROMPT_PIECE = 512
+"""Prompt tokens between two checks for cancellation."""
+
+
+class Drafter(Protocol):
+    """Guesses the tokens that follow."""
+
+    def draft(self, tokens: Sequence[int]) -> list[int]:
+        """Guesses for what follows `tokens`; empty when there is nothing to go by."""
+        ...
+
+
+class PromptLookup:
+    """Repeats what followed the last few tokens where they stood before.
+
+    Args:
+        max_ngram, min_ngram: lengths of the tail that is looked for, longest first.
+        max_draft: most tokens to guess.
+    """
+
+    def __init__(self, *, max_ngram: int = 3, min_ngram: int = 1, max_draft: int = 6) -> None:
+        if not 1 <= min_ngram <= max_ngram or max_draft < 1:
+            raise ValueError(
+                f"min_ngram={min_ngram}, max_ngram={max_ngram}, max_draft={max_draft}: need 1 <= min <= max "
+                "and a draft of 1 or more"
+            )
+        self._sizes = tuple(range(max_ngram, min_ngram - 1, -1))
+        self._max_draft = max_draft
+        self._index: dict[tuple[int, ...], int] = {}
+        self._indexed: list[int] = []
+
+    def draft(self, tokens: Sequence[int]) -> list[int]:
+        """Guesses for what follows `tokens`; calls with a growing sequence are cheap."""
+        if list(tokens[: len(self._indexed)]) != self._indexed:
+            self._index, self._indexed = {}, []
+        # Index every n-gram that already has a successor; the latest place wins.
+        for end in range(len(self._indexed), len(tokens)):
+            for size in self._sizes:
+                if end >= size:
+                    self._index[tuple(tokens[end - size : end])] = end
+        self._indexed = list(tokens)
+        for size in self._sizes:
+            if len(tokens) < size:
+                continue
+            at = self._index.get(tuple(tokens[-size:]))
+            if at is not None:
+                return list(tokens[at : at + self._max_draft])
+        return []
+
+
+@dataclass(slots=True)
+class ScorerStats:
+    """Counts of one generation: forward passes, tokens drafted and drafts that were right."""
+
+    passes: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+
+class TokenScorer:
+    """Feeds a sequence and hands out the scores after its last token.
+
+    Args:
+        sequence: may already hold a prefix of what will be committed.
+        want_logits: ask for whole rows.
+        drafter: guesses tokens; `None` for one pass per token.
+        check: called between the pieces of a long prompt; may raise to stop.
+    """
+
+    def __init__(
+        self,
+        sequence: SequenceState,
+        *,
+        want_logits: bool = False,
+        drafter: Drafter | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._sequence, self._want_logits, self._drafter, self._check = sequence, want_logits, drafter, check
+        self._cached = sequence.tokens
+        self._tokens: list[int] = []
+        self._scores: Scores | None = None
+        self._first_row = 0
+        """Number of tokens before the position that row 0 of `_scores` scores."""
+        self._agreed = 0
+        """Leading tokens of the text that are known to equal the cached ones."""
+        self.stats = ScorerStats()
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Prompt and text so far. Not to be changed by the caller."""
+        return self._tokens
+
+    def commit(self, tokens: Sequence[int]) -> None:
+        """Append tokens to the text; nothing is computed yet."""
+        self._tokens.extend(tokens)
+
+    def next(self, *, room: int | None = None) -> tuple[Scores, int]:
+        """Scores of the token that follows the text, as (scores, row).
+
+        `room` limits how many tokens may be drafted (tokens that are still wanted).
+
+        Raises:
+            ContextOverflowError, EngineError: from the engine.
+        """
+        length = len(self._tokens)
+        self._compare()
+        if self._agreed == length and self._scores is not None:
+            row = length - self._first_row
+            if 0 <= row < len(self._scores.lse):
+                self.stats.accepted += row > 0
+                return self._scores, row
+        # The last token has to be fed for its scores, even when it is cached from an earlier use.
+        keep = min(self._agreed, length - 1)
+        if keep < len(self._cached):
+            self._sequence.rewind(keep)
+            del self._cached[keep:]
+        self._agreed = keep
+        pending = self._tokens[keep:]
+        while len(pending) > PROMPT_PIECE:
+            self._check()
+            self._feed(pending[:PROMPT_PIECE], 1, False)
+            pending = pending[PROMPT_PIECE:]
+        # Before the first scores there is a prompt to feed, and a guess would be the least informed.
+        guesses = self._drafter.draft(self._tokens) if self._drafter and self._scores is not None else []
+        if room is not None:
+            guesses = guesses[: max(0, room - 1)]
+        self._check()
+        self._scores = self._feed(pending + guesses, len(guesses) + 1, self._want_logits)
+        self._first_row = length
+        self._agreed = length
+        self.stats.drafted += len(guesses)
+        return self._scores, 0
+
+    def settle(self) -> None:
+        """Rewind what was drafted but not confirmed, so that the cache holds text alone."""
+        self._compare()
+        if self._agreed < len(self._cached):
+            self._sequence.rewind(self._agreed)
+            del self._cached[self._agreed :]
+
+    def restart(self, tokens: Sequence[int]) -> None:
+        """Go on with another text (a window that slid); what the cache still agrees with is kept."""
+        self._tokens = list(tokens)
+        self._agreed, self._scores = 0, None
+
+    def _compare(self) -> None:
+        limit = min(len(self._tokens), len(self._cached))
+        while self._agreed < limit and self._tokens[self._agreed] == self._cached[self._agreed]:
+            self._agreed += 1
+
+    def _feed(self, tokens: list[int], num_logits: int, want_logits: bool) -> Scores:
+        scores = self._sequence.forward(tokens, num_logits=num_logits, want_logits=want_logits)
+        self._cached.extend(tokens)
+        self.stats.passes += 1
+        return scores
