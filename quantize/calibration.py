@@ -29,13 +29,10 @@ from quantize.architectures import ModelDescription
 from quantize.architectures.base import Linear
 from quantize.errors import SchemeError
 from quantize.export import describe_checkpoint, quantize_checkpoint
-from quantize.methods import Codes, Triangle, factorize, gptq, search
+from quantize.methods import CALIBRATED, Codes, Triangle, factorize, gptq, search
 from quantize.schemes import Quantizer, Scheme
 
-__all__ = ["CALIBRATED", "MEMORY_BYTES", "TOKENS", "Activations", "calibrated_quantizer"]
-
-CALIBRATED = ("weighted", "gptq")
-"""Methods that need a calibration text."""
+__all__ = ["MEMORY_BYTES", "TOKENS", "Activations", "calibrated_quantizer"]
 
 TOKENS = 8192
 """Tokens of calibration text that are used by default; more changed the divergence by less than its noise."""
@@ -232,7 +229,7 @@ def calibrated_quantizer(
     Args:
         source: the checkpoint folder.
         rows: token ids of the calibration text.
-        method: one of `CALIBRATED`.
+        method: one of `quantize.methods.CALIBRATED`.
         workspace: where the intermediate int8 package may lie (about a byte per weight); removed at the end.
 
     Raises:

@@ -32,7 +32,17 @@ from numpy.typing import NDArray
 
 from quantize.errors import SchemeError
 
-__all__ = ["METHODS", "Method", "Triangle", "factorize", "gptq", "rtn", "search"]
+__all__ = [
+    "CALIBRATED",
+    "DATA_FREE",
+    "METHODS",
+    "Method",
+    "Triangle",
+    "factorize",
+    "gptq",
+    "rtn",
+    "search",
+]
 
 Array = NDArray[np.float32]
 Codes = NDArray[np.uint8]
@@ -331,6 +341,28 @@ def gptq(
     return codes, scales
 
 
-METHODS: Mapping[str, Method] = MappingProxyType({"rtn": rtn, "search": search})
-"""Methods that a scheme can name; `gptq` needs a covariance for every matrix and comes through
-calibration."""
+def _calibrated(name: str) -> Method:
+    """A method that cannot be called without activations: it stands in `METHODS` so that schemes can name
+    it."""
+
+    def refuse(
+        weights: Array, bits: int, block_size: int, importance: Array | None = None
+    ) -> tuple[Codes, Array]:
+        raise SchemeError(
+            f"method '{name}' needs activations of the model: give a text with --calibration-text "
+            "(in Python: quantize.calibration.calibrated_quantizer)"
+        )
+
+    return refuse
+
+
+DATA_FREE = ("rtn", "search")
+"""Methods that need the weights alone."""
+
+CALIBRATED = ("weighted", "gptq")
+"""Methods that need a calibration text: `search` with an importance, and `gptq`."""
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {"rtn": rtn, "search": search, **{name: _calibrated(name) for name in CALIBRATED}}
+)
+"""What a scheme can name as its method."""

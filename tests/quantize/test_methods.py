@@ -70,7 +70,8 @@ def test_search_spends_its_accuracy_where_the_importance_is():
 
 def test_rows_are_independent_so_slices_give_the_same_result_as_the_whole():
     weights, importance = sample(3, 50, 320, 4)
-    for method in methods.METHODS.values():
+    for name in methods.DATA_FREE:
+        method = methods.METHODS[name]
         codes, scales = method(weights, 4, 32, importance)
         parts = [method(weights[a : a + 7], 4, 32, importance) for a in range(0, 50, 7)]
         np.testing.assert_array_equal(codes, np.concatenate([p[0] for p in parts]))
@@ -84,7 +85,7 @@ def test_one_thread_and_many_give_the_same_result():
     np.testing.assert_array_equal(one[1], many[1])
 
 
-@pytest.mark.parametrize("name", sorted(methods.METHODS))
+@pytest.mark.parametrize("name", methods.DATA_FREE)
 @pytest.mark.parametrize("bits", [4, 8])
 def test_blocks_of_zeros_denormals_and_giants_stay_finite(name, bits):
     weights = np.zeros((4, 64), np.float32)
@@ -103,7 +104,7 @@ def test_blocks_of_zeros_denormals_and_giants_stay_finite(name, bits):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", sorted(methods.METHODS))
+@pytest.mark.parametrize("name", methods.DATA_FREE)
 def test_weights_that_are_not_finite_are_refused(name, bad):
     weights = np.ones((8, 64), np.float32)
     weights[5, 40] = bad
@@ -122,6 +123,12 @@ def test_settings_that_cannot_be_carried_out_name_the_value():
         methods.search(weights, 4, 32, np.ones(63, np.float32))
     with pytest.raises(SchemeError, match="importance has negative or non-finite entries"):
         methods.search(weights, 4, 32, np.full(64, np.nan, np.float32))
+
+
+@pytest.mark.parametrize("name", methods.CALIBRATED)
+def test_a_calibrated_method_without_a_text_says_what_it_needs(name):
+    with pytest.raises(SchemeError, match=f"method '{name}' needs activations .* --calibration-text"):
+        methods.METHODS[name](np.ones((2, 64), np.float32), 4, 32)
 
 
 def test_an_importance_of_zeros_counts_every_channel_alike():
@@ -204,7 +211,7 @@ def pack(codes, bits):
     return codes if bits == 8 else codes[..., 0::2] | (codes[..., 1::2] << 4)
 
 
-@pytest.mark.parametrize("name", [*sorted(methods.METHODS), "gptq"])
+@pytest.mark.parametrize("name", [*methods.DATA_FREE, "gptq"])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_matmulnbits_reads_the_codes_as_the_reference_does(name, bits):
     from onnx import TensorProto, helper, numpy_helper
