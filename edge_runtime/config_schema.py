@@ -129,8 +129,9 @@ SCHEMA: tuple[Section, ...] = (
             Key(
                 "max_tokens",
                 int,
-                256,
+                None,
                 "Tokens generated at most.",
+                unset="the package's own default, else to the end of the context",
                 minimum=1,
                 maximum=1_000_000,
                 flags=_both("max_tokens"),

@@ -11,21 +11,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from edge_runtime.cli.output import current_config
 from edge_runtime.errors import GrammarError
 
 if TYPE_CHECKING:
     from edge_runtime.grammar import Grammar
+    from edge_runtime.model import LoadedModel
     from edge_runtime.runtime import Runtime
 
 __all__ = [
     "SAMPLING",
     "constraint_options",
     "context_option",
+    "from_file",
     "grammar_of",
+    "messages_of",
     "model_options",
+    "open_model",
     "open_runtime",
+    "prompt_options",
     "sampling_of",
     "sampling_options",
 ]
@@ -77,7 +83,7 @@ def model_options(command: F) -> F:
 def sampling_options(command: F) -> F:
     """How tokens are picked; an option that is not given is left to the package's own defaults."""
     return _all(
-        click.option("--max-tokens", type=click.IntRange(1), default=256, help="Tokens generated at most."),
+        click.option("--max-tokens", type=click.IntRange(1), help="Tokens generated at most."),
         click.option("--temperature", type=click.FloatRange(0), help="0 always takes the most likely token."),
         click.option(
             "--top-k", type=click.IntRange(0), help="Draw among the k most likely tokens; 0: no limit."
@@ -145,9 +151,47 @@ def context_option(command: F) -> F:
     )(command)
 
 
+def prompt_options(command: F) -> F:
+    """How the prompt is fed: `--overflow`, `--raw`, `--speculative`."""
+    return _all(
+        click.option(
+            "--overflow",
+            type=click.Choice(["error", "slide"]),
+            default="error",
+            help="When the context is full: end with an error, or drop the oldest tokens and go on.",
+        ),
+        click.option(
+            "--raw", is_flag=True, help="Feed the prompt as it is, without the model's chat template."
+        ),
+        click.option(
+            "--speculative",
+            is_flag=True,
+            help="Guess tokens from the prompt and verify several at once: same text.",
+        ),
+    )(command)
+
+
+def messages_of(prompt: str, system: str | None, context: Mapping[str, str]) -> list[dict[str, str]]:
+    """The conversation of one prompt. The context goes into a system message, a line `key: value` each."""
+    lines = [*([system] if system else []), *(f"{key}: {value}" for key, value in context.items())]
+    turns = [{"role": "system", "content": "\n".join(lines)}] if lines else []
+    return [*turns, {"role": "user", "content": prompt}]
+
+
 def sampling_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The sampling parameters that were given, by the names of `SamplingParams`."""
-    return {name: values[name] for name in SAMPLING if values.get(name) not in (None, ())}
+    """The sampling parameters that the command line or its environment gives, by their field names.
+
+    Those of the configuration file are left out: the runtime has them, and they give way to the context.
+    """
+    return {
+        name: values[name] for name in SAMPLING if values.get(name) not in (None, ()) and not from_file(name)
+    }
+
+
+def from_file(parameter: str) -> bool:
+    """Whether the running command's parameter has its value from the configuration file."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and ctx.get_parameter_source(parameter) is ParameterSource.DEFAULT_MAP
 
 
 def grammar_of(schema: Path | None, regex: str | None, grammar: Path | None) -> Grammar | None:
@@ -176,10 +220,16 @@ def _read(path: Path) -> str:
 
 
 def open_runtime(model: str, threads: int | None, environment: Mapping[str, str] = os.environ) -> Runtime:
-    """Load a model with the engine options of the configuration file; `threads` wins over them."""
+    """Load a model, ready to answer with the settings of the configuration file; `threads` wins."""
     from edge_runtime.runtime import Runtime
 
+    return Runtime(open_model(model, threads, environment), config=current_config())
+
+
+def open_model(model: str, threads: int | None, environment: Mapping[str, str] = os.environ) -> LoadedModel:
+    """Load a model with the engine options of the configuration file; `threads` wins over them."""
+    from edge_runtime.model import LoadedModel
+
     options = current_config().engine_options(environment)
-    if threads is not None:
-        options["threads"] = threads
-    return Runtime.open(model, **options)
+    options.pop("threads", None)
+    return LoadedModel.open(model, threads=threads, engine_options=options, environ=environment)

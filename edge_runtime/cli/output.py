@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from unicodedata import category
 
 import click
 
@@ -28,6 +29,7 @@ __all__ = [
     "close_broken_stdout",
     "config_path",
     "current_config",
+    "echo_text",
     "emit_json",
     "exit_code_of",
     "json_option",
@@ -183,6 +185,17 @@ def emit_json(value: object) -> None:
     """Print one JSON value on stdout: indented for a person, one line for a pipe. NaN is refused."""
     indent = 2 if stdout_is_terminal() else None
     click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent))
+
+
+def echo_text(text: str) -> None:
+    """Print a piece of a model's text on stdout, at once and without a line end.
+
+    On a terminal, control characters are written out (`\\x1b`), since a model's text must not command it; a
+    pipe gets every character as it is.
+    """
+    if stdout_is_terminal():
+        text = "".join(c if c in "\n\t" or category(c) != "Cc" else f"\\x{ord(c):02x}" for c in text)
+    click.echo(text, nl=False)
 
 
 def status(text: str) -> None:

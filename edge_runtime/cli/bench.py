@@ -1,0 +1,202 @@
+"""`edge-runtime bench`: how fast a package runs on this machine, and how much memory it takes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_runtime.cli.options import model_options, open_model
+from edge_runtime.cli.output import emit_json, json_option, print_table, progress
+
+if TYPE_CHECKING:
+    from edge_runtime.engines.base import Engine
+
+__all__ = ["Memory", "Speed", "command", "measure", "read_memory", "steps_of"]
+
+PROMPT_SIZES = (256, 1024)
+DECODE_PROMPT = 32
+"""Tokens of prompt before the measured decoding."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Medians over the runs. Speeds are tokens/s, `ttft_s` seconds from the prompt to the first token.
+
+    `prefill` and `ttft_s` are by the number of prompt tokens. `decode_runs` holds the single runs. Every
+    figure includes computing the evidence of each token.
+    """
+
+    decode: float
+    decode_runs: tuple[float, ...]
+    decode_tokens: int
+    prefill: Mapping[int, float] = field(default_factory=dict)
+    ttft_s: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident memory of this process in MiB (Linux; `None` where the system does not tell).
+
+    `peak` is the highest total so far; `anonymous` and `file` split what is resident now. The kernel can drop
+    file-backed pages and read them again.
+    """
+
+    peak: float | None
+    anonymous: float | None
+    file: float | None
+
+
+def measure(
+    engine: Engine,
+    *,
+    runs: int = 5,
+    tokens: int = 64,
+    prompt_sizes: Sequence[int] = PROMPT_SIZES,
+    clock: Callable[[], float] = time.perf_counter,
+    step: Callable[[str], None] = lambda label: None,
+    seed: int = 0,
+) -> Speed:
+    """Measure decoding and prefill at batch 1 (docs/benchmarks.md defines them), after a warm-up run of each.
+
+    Args:
+        engine: a loaded model.
+        runs, tokens: measured runs, and tokens decoded in each; fewer tokens when the context is shorter.
+        prompt_sizes: tokens per prompt; those that exceed the context are left out.
+        clock: seconds.
+        step: told what was just measured, once per run.
+        seed: of the random prompt tokens.
+    """
+    from edge_runtime.sampling import SamplingParams
+    from edge_runtime.tokens import generate_tokens
+
+    info, rng = engine.info, random.Random(seed)
+
+    def once(prompt_size: int, count: int) -> tuple[float, float, float]:
+        """(prefill seconds, seconds to the first token, decode tokens/s)"""
+        prompt = [rng.randrange(info.vocab_size) for _ in range(prompt_size)]
+        params = SamplingParams(max_tokens=count, ignore_eos=True)
+        sequence = engine.new_sequence()
+        try:
+            stream = generate_tokens(sequence, prompt, params, info=info, clock=clock)
+            start = clock()
+            next(stream)
+            first = clock()
+            made = sum(1 for _ in stream)
+            rate = made / (clock() - first) if made else 0.0
+            return stream.prefill_s or first - start, first - start, rate
+        finally:
+            sequence.close()
+
+    # 1 decode
+    prompt_size = min(DECODE_PROMPT, info.context_length // 2)
+    count = min(tokens, info.context_length - prompt_size - 1)
+    rates = []
+    for run in range(runs + 1):
+        rate = once(prompt_size, count + 1)[2]
+        step("decode")
+        if run:
+            rates.append(rate)
+    # 2 prefill
+    prefill, ttft = {}, {}
+    for size in [size for size in prompt_sizes if size < info.context_length] or [info.context_length - 1]:
+        times = []
+        for _ in range(runs + 1):
+            times.append(once(size, 1)[:2])
+            step(f"prefill {size}")
+        prefill[size] = size / statistics.median(seconds for seconds, _ in times[1:])
+        ttft[size] = statistics.median(seconds for _, seconds in times[1:])
+    return Speed(statistics.median(rates), tuple(rates), count, prefill, ttft)
+
+
+def steps_of(context_length: int, runs: int, prompt_sizes: Sequence[int] = PROMPT_SIZES) -> int:
+    """How often `measure` calls `step`."""
+    return (runs + 1) * (1 + (sum(size < context_length for size in prompt_sizes) or 1))
+
+
+def read_memory(status: Path = Path("/proc/self/status")) -> Memory:
+    """The `VmHWM`, `RssAnon` and `RssFile` lines of a Linux status file (proc_pid_status(5))."""
+    found: dict[str, float] = {}
+    try:
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            name, _, rest = line.partition(":")
+            if name in ("VmHWM", "RssAnon", "RssFile"):
+                found[name] = int(rest.split()[0]) / 1024
+    except (OSError, ValueError, IndexError):
+        return Memory(None, None, None)
+    return Memory(found.get("VmHWM"), found.get("RssAnon"), found.get("RssFile"))
+
+
+def _warm(folder: Path) -> None:
+    """Read the package's files once, so that the load that is timed finds them in the file cache."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                while file.read(1 << 20):
+                    pass
+
+
+def _machine() -> dict[str, Any]:
+    lines: list[str] = []
+    with suppress(OSError):  # not Linux: the platform module's name has to do
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    processor = named[0] if named else platform.processor() or platform.machine()
+    return {"processor": processor, "architecture": platform.machine(), "logical_cpus": os.cpu_count()}
+
+
+@click.command("bench")
+@model_options
+@click.option(
+    "--runs", type=click.IntRange(1), default=5, help="Measured runs of each kind; their median is reported."
+)
+@click.option("--tokens", type=click.IntRange(2), default=64, help="Tokens decoded per run.")
+@json_option
+def command(model: str, threads: int | None, runs: int, tokens: int, as_json: bool) -> None:
+    """Measure a model's speed and memory on this machine.
+
+    Decode and prefill at batch 1, each the median of several runs after a warm-up; every figure includes
+    computing the evidence. Loading is timed with the files in the file cache and includes verifying them.
+    """
+    from model_zoo import open_package
+
+    _warm(open_package(model).path)
+    start = time.perf_counter()
+    loaded = open_model(model, threads)
+    load_s = time.perf_counter() - start
+    try:
+        engine = loaded.engine
+        with progress("warm-up", total=steps_of(engine.info.context_length, runs)) as advance:
+            speed = measure(engine, runs=runs, tokens=tokens, step=lambda label: advance(1, label=label))
+        memory, info = read_memory(), engine.info
+    finally:
+        loaded.close()
+    if as_json:
+        facts = {"engine": info.name, "model_id": info.model_id, "threads": info.threads}
+        emit_json(
+            {**facts, "load_s": load_s, **asdict(speed), "memory_mib": asdict(memory), "machine": _machine()}
+        )
+        return
+    rows: list[tuple[str, str]] = [
+        ("decode", f"{speed.decode:,.1f} tokens/s (median of {runs} runs of {speed.decode_tokens} tokens)"),
+        *((f"prefill, {size} tokens", f"{rate:,.1f} tokens/s") for size, rate in speed.prefill.items()),
+        *((f"first token after {size}", f"{1000 * s:,.1f} ms") for size, s in speed.ttft_s.items()),
+        ("load", f"{1000 * load_s:,.0f} ms"),
+        ("memory, peak", _mib(memory.peak)),
+        ("memory, anonymous now", _mib(memory.anonymous)),
+        ("memory, file-backed now", _mib(memory.file)),
+    ]
+    print_table(("measure", "value"), rows, title=f"{info.model_id}: {info.name}, {info.threads} thread(s)")
+
+
+def _mib(value: float | None) -> str:
+    return "not told by this system" if value is None else f"{value:,.1f} MiB"
