@@ -10,6 +10,7 @@ EdgeRuntimeError
 ├── SamplingError        a sampling parameter out of range
 ├── GrammarError         a JSON schema, regex or grammar that cannot be compiled or followed
 ├── GenerationCancelled  the caller cancelled between tokens
+├── DataError            a file of evaluation rows is missing or wrong (names file and line)
 └── MissingExtraError    an optional dependency is not installed (names the extra)
 model_zoo.ModelZooError  (model_zoo/errors.py)
 offload.OffloadError     (offload/errors.py)
@@ -23,6 +24,7 @@ __all__ = [
     "ChatTemplateError",
     "ConfigError",
     "ContextOverflowError",
+    "DataError",
     "EdgeRuntimeError",
     "EngineError",
     "GenerationCancelled",
@@ -85,3 +87,7 @@ class MissingExtraError(EdgeRuntimeError):
             f"Install it with: pip install 'edge-runtime[{extra}]'"
         )
         self.module, self.extra = module, extra
+
+
+class DataError(EdgeRuntimeError):
+    """A file of evaluation rows is missing or has a wrong row; the message names file and line."""

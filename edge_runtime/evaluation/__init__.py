@@ -1,0 +1,29 @@
+"""How good a model is at what it is for: frames from utterances, and knowing what is not its business.
+
+Knows: the pocket frame (`docs/pocket-format.md`), rows of the public sets, metrics with intervals. Does not
+know: engines beyond "messages in, text and evidence out"; training; data beyond `EDGE_DATA_DIR`.
+"""
+
+from edge_runtime.evaluation.frames import Frame, messages, parse_frame, same_frame
+from edge_runtime.evaluation.metrics import Metric, auroc, fpr_at_tpr, mean_metric, signal_metric
+from edge_runtime.evaluation.rows import Case, read
+from edge_runtime.evaluation.suites import Outcome, ask, asker, summarise_frames, summarise_oos
+
+__all__ = [
+    "Case",
+    "Frame",
+    "Metric",
+    "Outcome",
+    "ask",
+    "asker",
+    "auroc",
+    "fpr_at_tpr",
+    "mean_metric",
+    "messages",
+    "parse_frame",
+    "read",
+    "same_frame",
+    "signal_metric",
+    "summarise_frames",
+    "summarise_oos",
+]

@@ -1,0 +1,62 @@
+"""Everything that a training run depends on, in one frozen dataclass."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the Llama-architecture decoder."""
+
+    vocab_size: int = 0  # set by the tokenizer
+    hidden: int = 256
+    layers: int = 4
+    heads: int = 8
+    kv_heads: int = 4
+    ffn: int = 768
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    context: int = 512
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run. The defaults are the recipe of the shipped `pocket` model."""
+
+    seed: int = 20
+    model: ModelConfig = field(default_factory=ModelConfig)
+    bpe_size: int = 2560
+    home_samples: int = 60_000
+    validation_rows: int = 600
+    # Shares of a batch by kind of row; see data.Mixture.
+    shares: dict[str, float] = field(
+        default_factory=lambda: {
+            "hwu": 0.46,
+            "hwu_auto": 0.07,
+            "home": 0.11,
+            "home_auto": 0.13,
+            "topic": 0.13,
+            "outside": 0.10,
+        }
+    )
+    batch_tokens: int = 5120
+    learning_rate: float = 2e-3
+    final_share: float = 0.02  # learning rate at the end, as a share of the peak
+    warmup_steps: int = 150
+    weight_decay: float = 0.1
+    beta2: float = 0.98
+    clip: float = 1.0
+    prompt_loss: float = 0.1  # weight of the next-token loss on the utterance
+    ema: float = 0.998
+    minutes: float = 45.0  # the schedule runs over time, so that a shared machine still ends where it should
+    dtype: str = "bfloat16"
+    workers: int = 2  # one-threaded processes that share each batch
+    validate_every: int = 400
+    checkpoint_seconds: float = 180.0
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
