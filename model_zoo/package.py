@@ -8,6 +8,7 @@ written for them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -210,18 +211,17 @@ def open_package(
         folder = unpack_cached(source)
     else:
         folder = source
-    for attempt in range(3):
+    while True:
         manifest, raw = read_manifest(folder)
         package = Package(folder, manifest, hashlib.sha256(raw).hexdigest(), source)
         try:
             _check_once(package, progress, clock)
-        except IntegrityError:
-            # Another process may have swapped the package between our reading the manifest and the files.
-            if attempt == 2 or read_manifest(folder)[1] == raw:
-                raise
-            continue
-        break
-    return package
+        except (IntegrityError, FileNotFoundError):
+            if read_manifest(folder)[1] != raw:
+                continue  # another process swapped the package between our reading the manifest and the files
+            package.verify(full=False)  # says which file it was that vanished
+            raise
+        return package
 
 
 def _locate(path_or_name: Path | str) -> Path:
@@ -293,5 +293,6 @@ def _write_stamp(path: Path, stamp: dict[str, Any]) -> None:
         path.parent.mkdir(exist_ok=True)
         temporary.write_text(json.dumps(stamp, sort_keys=True), encoding="utf-8")
         temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)  # a read-only models folder: the next opening verifies again
+    except OSError:  # a models folder that cannot be written: the next opening verifies again
+        with contextlib.suppress(OSError):
+            temporary.unlink()

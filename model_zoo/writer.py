@@ -298,7 +298,7 @@ def amend(
                 writer.copy(name, folder / name)
                 if writer.written(name) != entry:
                     raise IntegrityError(
-                        f"{folder}: {name} is not what {MANIFEST_NAME} says; install it again"
+                        f"{folder}: {name} is not what {MANIFEST_NAME} says; install the package again"
                     )
         for name, content in files.items():
             if isinstance(content, Path):
