@@ -29,7 +29,7 @@ export ORT_DISABLE_TELEMETRY := 1
 .PHONY: demo test test-all lint bench docs clean python-version
 
 demo: $(VENV)/.installed
-	$(BIN)/python tools/demo.py
+	$(BIN)/python -m tools.demo
 
 test: $(VENV)/.test-extra
 	$(BIN)/python -m pytest -m "not heavy" $(PYTEST_ARGS)
@@ -46,7 +46,7 @@ bench: $(VENV)/.installed
 	$(BIN)/edge-runtime bench
 
 docs: $(VENV)/.test-extra
-	$(BIN)/python -m edge_runtime.config_schema > docs/configuration.md
+	$(BIN)/python -m tools.render_docs
 
 clean:
 	rm -rf $(VENV) $(VENV_ALL) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,13 +14,14 @@ import pytest
 
 from edge_runtime.cli import cli
 from edge_runtime.cli.output import EXIT_MEANINGS
+from tools import render_docs
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 OWN_PAGES = {"README.md", "CONTRIBUTING.md", "cli.md"}
 MARKS = ("run", "not run: ")
-"""What stands in the comment above a console block of the pages for newcomers: `<!-- run -->` has the test run
-it, `<!-- not run: REASON -->` has it check that the verbs and flags exist."""
+"""What stands in the comment above a console block of the pages for newcomers: `<!-- run -->` has the test
+run it, `<!-- not run: REASON -->` has it check that the verbs and flags exist."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,11 @@ def test_every_verb_and_flag_is_in_the_page_of_the_command_line(verb: str) -> No
     assert verb in described, f"docs/cli.md does not mention '{verb}'"
     missing = {flag for flag in flags(verbs()[verb]) if f"`{flag}" not in described}
     assert not missing, f"docs/cli.md does not describe {sorted(missing)} of '{verb}'"
+
+
+def test_what_is_generated_is_current() -> None:
+    old = [path.name for path, text in render_docs.rendered().items() if path.read_text("utf-8") != text]
+    assert not old, "run: make docs"
 
 
 def test_every_exit_code_is_in_the_page_of_the_command_line() -> None:

@@ -1,0 +1,27 @@
+"""Record a real run of the demo as docs/images/demo.svg. Run it as `python -m tools.make_screenshot`."""
+
+from __future__ import annotations
+
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+
+from edge_runtime import Runtime
+from tools import demo
+
+PICTURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "demo.svg"
+
+
+def main() -> None:
+    console = Console(record=True, width=112, file=StringIO(), force_terminal=True, highlight=False)
+    console.print("[bold]$ make demo[/bold]\n")
+    with Runtime.open("pocket") as runtime:
+        demo.show(runtime, demo.UTTERANCES, console)
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
+    console.save_svg(str(PICTURE), title="Edge Runtime")
+    print(f"wrote {PICTURE}")
+
+
+if __name__ == "__main__":
+    main()
