@@ -9,12 +9,13 @@
 #   make clean      remove the environments and caches
 #
 # PYTHON picks the interpreter (3.10 to 3.13):      make test PYTHON=python3.12
-# TORCH picks the build for test-all. On indexes without a CPU build the plain name pulls several GB of CUDA
-# libraries; name a release that your index has for the CPU, or point pip at PyTorch's CPU index:
-#   make test-all TORCH=torch==2.13.0+cpu PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# TORCH picks the build for test-all. Where the index has no build for the CPU alone (PyPI, on x86-64 Linux), pip
+# takes the one with several GB of CUDA libraries; PyTorch's own index has the small one:
+#   make test-all PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# TORCH=torch==2.12.0 names another release.
 
 PYTHON ?= python3
-TORCH ?= torch>=2.4
+TORCH ?= torch==2.13.0
 PYTEST_ARGS ?= -rs
 
 VENV := .venv
