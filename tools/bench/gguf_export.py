@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ def rotate_rows(w: Any, heads: int) -> Any:
     first half and row i of the second become rows 2i and 2i+1.
     """
     return w.reshape(heads, 2, w.shape[0] // heads // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def unrotate_rows(w: Any, heads: int) -> Any:
+    """The inverse of `rotate_rows`."""
+    return w.reshape(heads, w.shape[0] // heads // 2, 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
 
 
 def read_tensors(folder: Path) -> dict[str, tuple[str, Any]]:
@@ -159,12 +165,51 @@ def bytes_per_token(path: Path) -> dict[str, Any]:
     return {"bytes_per_token": sum(sizes.values()) - unread, "types": types}
 
 
+def dequantize(path: Path, source: Path, out: Path) -> None:
+    """Write the weights that a GGUF stands for as a float32 checkpoint in HF's layout; the rest is copied.
+
+    The checkpoint's export in float32 then shows what the scheme's weights alone cost, whatever engine runs
+    them (`quality.py`).
+    """
+    import gguf
+
+    config = json.loads((source / "config.json").read_text())
+    heads = config["num_attention_heads"]
+    turned = {"q_proj": heads, "k_proj": config.get("num_key_value_heads", heads)}
+    names = {gguf_name(name): name for name in read_tensors(source)}
+    header: dict[str, Any] = {}
+    arrays = []
+    offset = 0
+    for tensor in gguf.GGUFReader(str(path)).tensors:
+        name = names[tensor.name]
+        w = np.ascontiguousarray(gguf.quants.dequantize(tensor.data, tensor.tensor_type), np.float32)
+        part = name.split(".")[-2]
+        if config["model_type"] == "llama" and part in turned:
+            w = np.ascontiguousarray(unrotate_rows(w, turned[part]))
+        header[name] = {"dtype": "F32", "shape": list(w.shape), "data_offsets": [offset, offset + w.nbytes]}
+        offset += w.nbytes
+        arrays.append(w)
+    out.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        if file.suffix in (".json", ".jinja") and not file.name.startswith("model.safetensors"):
+            shutil.copy(file, out)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with (out / "model.safetensors").open("wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text)
+        for w in arrays:
+            f.write(w.tobytes())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path, help="folder for model-TYPE.gguf")
     parser.add_argument("--types", nargs="+", default=["Q4_0", "Q4_K_M"], choices=sorted(FTYPES))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--dequantize", action="store_true", help="also write TYPE/: a float32 checkpoint of it"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     plain = args.out / "model-plain.gguf"
@@ -174,6 +219,8 @@ def main() -> None:
         path = args.out / f"model-{name}.gguf"
         quantize(plain, path, name, args.threads)
         facts[name] = {"file_bytes": path.stat().st_size, **bytes_per_token(path)}
+        if args.dequantize:
+            dequantize(path, args.source, args.out / name)
     (args.out / "facts.json").write_text(json.dumps(facts, indent=1))
 
 
