@@ -18,7 +18,7 @@ import model_zoo
 from edge_runtime.cli import output
 from model_zoo import files as fs
 
-__all__ = ["command"]
+__all__ = ["command", "list_command", "pack", "rm", "show", "verify"]
 
 
 def _complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

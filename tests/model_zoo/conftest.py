@@ -1,6 +1,9 @@
 """A package of a few bytes, and the folders that the tests write to."""
 
-from collections.abc import Callable
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +66,20 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EDGE_MODELS_DIR", str(folder))
     monkeypatch.setattr("model_zoo.store.shipped_dir", lambda: tmp_path / "shipped")
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("a file system of 1 MiB needs the right to mount one (root)")
+    done = subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        pytest.skip(f"a file system of 1 MiB needs the right to mount one: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

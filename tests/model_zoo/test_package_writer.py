@@ -4,12 +4,11 @@ import ctypes
 import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,23 +85,6 @@ def write(target: Path, steps: Callable[[PackageWriter], None]) -> None:
 
 def left_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or os.geteuid() != 0:
-        pytest.skip("a file system of 1 MiB needs the right to mount one (root)")
-    done = subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True
-    )
-    if done.returncode != 0:
-        pytest.skip(f"a file system of 1 MiB needs the right to mount one: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 # --- writing ------------------------------------------------------------------------------------------------
