@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,25 @@ def test_an_answer_leaves_home_empty(home: Path, repository: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["source"] == "device"
     assert files_below(home) == []
+
+
+def test_an_answer_needs_no_network(home: Path, repository: Path) -> None:
+    isolated = ["unshare", "--map-root-user", "--net"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*isolated, "true"], capture_output=True).returncode != 0
+    ):
+        pytest.skip("this user may not make a network namespace (unshare --net)")
+    done = subprocess.run(
+        [*isolated, sys.executable, "-m", "edge_runtime", "run", "--json", "turn on the fan"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        cwd=repository,
+        env=environment(home),
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_switch_is_set_before_the_import_whatever_the_environment_said(
