@@ -2,8 +2,7 @@
 
 Small matrices keep one core busy and gain nothing from a second thread (barriers cost more than they bring,
 more so on a shared machine), so each worker computes the gradient of its half of the batch on one thread and
-the flat gradients are averaged. Weights are float32; the forward and backward passes compute in bfloat16 where the
-processor has it.
+the flat gradients are averaged. Weights are float32; the forward and backward passes compute in bfloat16.
 """
 
 from __future__ import annotations
