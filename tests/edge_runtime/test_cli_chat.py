@@ -192,8 +192,20 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.environ["TERM"] = "dumb"
+            # A test run that was started in the background has Ctrl-C switched off, and children inherit that.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execv(sys.executable, [sys.executable, "-c", code])
         self.seen = ""
+        self._ended: int | None = None
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._ended is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.exit_code()
+        os.close(self.fd)
 
     def wait_for(self, wanted: str, timeout_s: float = 60) -> None:
         """Read until `wanted` has been shown; what stands before it is forgotten."""
@@ -208,25 +220,26 @@ class Terminal:
         os.write(self.fd, text.encode())
 
     def exit_code(self) -> int:
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self._ended = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self._ended
 
 
 @pytest.mark.filterwarnings("ignore:.*forkpty.*:DeprecationWarning")
 def test_ctrl_c_stops_an_answer_and_not_the_program_and_ctrl_d_ends_it(repository: Path) -> None:
-    terminal = Terminal(f"import sys; sys.path.insert(0, {str(repository)!r})\n{FAKE_PROGRAM}")
-    terminal.wait_for("fake: type a message, /help for commands, Ctrl-D to end")
-    terminal.wait_for("> ")
-    terminal.type("count\n")
-    terminal.wait_for("n3 ")
-    terminal.type("\x03")
-    terminal.wait_for("cancelled")
-    terminal.wait_for("> ")
-    terminal.type("\x03")
-    terminal.wait_for("Ctrl-D or /quit ends")
-    terminal.wait_for("> ")
-    terminal.type("again\n")
-    terminal.wait_for("n3 ")
-    terminal.type("\x03")
-    terminal.wait_for("> ")
-    terminal.type("\x04")
-    assert terminal.exit_code() == 0
+    with Terminal(f"import sys; sys.path.insert(0, {str(repository)!r})\n{FAKE_PROGRAM}") as terminal:
+        terminal.wait_for("fake: type a message, /help for commands, Ctrl-D to end")
+        terminal.wait_for("> ")
+        terminal.type("count\n")
+        terminal.wait_for("n3 ")
+        terminal.type("\x03")
+        terminal.wait_for("cancelled")
+        terminal.wait_for("> ")
+        terminal.type("\x03")
+        terminal.wait_for("Ctrl-D or /quit ends")
+        terminal.wait_for("> ")
+        terminal.type("again\n")
+        terminal.wait_for("n3 ")
+        terminal.type("\x03")
+        terminal.wait_for("> ")
+        terminal.type("\x04")
+        assert terminal.exit_code() == 0
