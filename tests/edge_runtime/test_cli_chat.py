@@ -192,7 +192,7 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.environ["TERM"] = "dumb"
-            # A test run that was started in the background has Ctrl-C switched off, and children inherit that.
+            # A test run that was started in the background ignores Ctrl-C, and children inherit that.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execv(sys.executable, [sys.executable, "-c", code])
         self.seen = ""
