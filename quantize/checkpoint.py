@@ -113,7 +113,7 @@ class Checkpoint:
             return self.tensors[name]
         except KeyError:
             tail = ".".join(name.split(".")[-2:])
-            near = sorted(other for other in self.tensors if other.endswith(tail))[:3]
+            near = sorted(other for other in self.tensors if f".{other}".endswith(f".{tail}"))[:3]
             hint = f"; it has {', '.join(near)}" if near else ""
             raise CheckpointError(f"{self.folder} has no tensor '{name}'{hint}") from None
 

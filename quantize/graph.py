@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from quantize.architectures.base import Attention, Layer, Linear, Mlp, ModelDescription, Norm, Rows
+from quantize.architectures.base import Attention, Layer, Linear, Mlp, ModelDescription, Norm
 from quantize.errors import SchemeError
 from quantize.graph_tail import add_evidence
 from quantize.schemes import Scheme
@@ -180,8 +180,7 @@ class _Builder:
         model, scheme, plan = self.model, self.scheme, self.plan
 
         def reserve(name: str, tensor: str) -> Matrix:
-            rows = Linear((Rows(tensor, 0, model.vocab_size, model.vocab_size),), model.hidden_size)
-            return plan.matrix(name, rows, scheme.head_bits, scheme.head_block_size)
+            return plan.matrix(name, model.whole(tensor), scheme.head_bits, scheme.head_block_size)
 
         table = reserve("embedding", model.embedding)
         head = table if model.head is None else reserve("head", model.head)

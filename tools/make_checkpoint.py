@@ -130,11 +130,19 @@ _TEMPLATE = (
 
 
 def make_checkpoint(
-    folder: Path, config: dict[str, Any], *, seed: int = 0, dtype: str = "BF16", std: float = 0.02
+    folder: Path,
+    config: dict[str, Any],
+    *,
+    seed: int = 0,
+    dtype: str = "BF16",
+    std: float = 0.02,
+    norm_std: float = 0.0,
+    shards: int = 1,
 ) -> Path:
-    """Write config.json, model.safetensors, tokenizer.json and the rest into `folder`; returns it.
+    """Write config.json, safetensors, tokenizer.json and the rest into `folder`; returns it.
 
-    `dtype` is BF16, F16 or F32; `std` the standard deviation of the weights.
+    `dtype` is BF16, F16 or F32. `std` is the standard deviation of weights and biases, `norm_std` that of
+    norms around 1. More than one shard come with an index.
     """
     folder.mkdir(parents=True, exist_ok=True)
     special = {"eos_token_id": 0, "bos_token_id": 1}
@@ -142,26 +150,19 @@ def make_checkpoint(
         json.dumps({**special, "torch_dtype": "bfloat16", **config}, indent=2)
     )
     shapes = describe(config, lambda name: name.startswith("model.")).tensors()
-    size = {"BF16": 2, "F16": 2, "F32": 4}[dtype]
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, shape in shapes.items():
-        stop = offset + math.prod(shape) * size
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, stop]}
-        offset = stop
-    raw = json.dumps(header).encode()
-    raw += b" " * (-len(raw) % 8)
+    names = list(shapes)
+    step = -(-len(names) // shards)
+    parts = [names[start : start + step] for start in range(0, len(names), step)]
+    files = ["model.safetensors"]
+    if len(parts) > 1:
+        files = [f"model-{place + 1:05}-of-{len(parts):05}.safetensors" for place in range(len(parts))]
+        index = {name: file for file, part in zip(files, parts, strict=True) for name in part}
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps({"metadata": {}, "weight_map": index})
+        )
     rng = np.random.default_rng(seed)
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(raw).to_bytes(8, "little") + raw)
-        for name, shape in shapes.items():
-            mean, spread = (1.0, 0.0) if name.endswith("norm.weight") else (0.0, std)
-            for start in range(0, math.prod(shape), _CHUNK):
-                count = min(_CHUNK, math.prod(shape) - start)
-                values = rng.standard_normal(count, dtype=np.float32)
-                values *= np.float32(spread)
-                values += np.float32(mean)
-                file.write(_narrow(values, dtype).tobytes())
+    for file, part in zip(files, parts, strict=True):
+        _write_shard(folder / file, {name: shapes[name] for name in part}, dtype, rng, std, norm_std)
     (folder / "tokenizer.json").write_text(
         json.dumps(_tokenizer(int(config["vocab_size"])), ensure_ascii=False)
     )
@@ -170,6 +171,34 @@ def make_checkpoint(
     )
     (folder / "generation_config.json").write_text(json.dumps(special))
     return folder
+
+
+def _write_shard(
+    path: Path,
+    shapes: dict[str, tuple[int, ...]],
+    dtype: str,
+    rng: np.random.Generator,
+    std: float,
+    norm_std: float,
+) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, shape in shapes.items():
+        stop = offset + math.prod(shape) * {"BF16": 2, "F16": 2, "F32": 4}[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, stop]}
+        offset = stop
+    raw = json.dumps(header).encode()
+    raw += b" " * (-len(raw) % 8)
+    with path.open("wb") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        for name, shape in shapes.items():
+            mean, spread = (1.0, norm_std) if name.endswith("norm.weight") else (0.0, std)
+            for start in range(0, math.prod(shape), _CHUNK):
+                count = min(_CHUNK, math.prod(shape) - start)
+                values = rng.standard_normal(count, dtype=np.float32)
+                values *= np.float32(spread)
+                values += np.float32(mean)
+                file.write(_narrow(values, dtype).tobytes())
 
 
 def _narrow(values: np.ndarray, dtype: str) -> np.ndarray:

@@ -145,6 +145,10 @@ class ModelDescription:
     embedding_scale: float | None = None
     logit_softcap: float | None = None
 
+    def whole(self, tensor: str) -> Linear:
+        """The embedding or the head as a matrix [vocab_size, hidden_size]."""
+        return Linear((Rows(tensor, 0, self.vocab_size, self.vocab_size),), self.hidden_size)
+
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Every tensor that the model reads, with the shape it must have."""
         wanted: dict[str, tuple[int, ...]] = {self.embedding: (self.vocab_size, self.hidden_size)}

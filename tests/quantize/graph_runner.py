@@ -13,15 +13,11 @@ from edge_runtime import ort
 class GraphRunner:
     """Feeds tokens and returns every output of the step; `rewind` makes the cache shorter."""
 
-    def __init__(
-        self, package: Path, *, capacity: int = 256, threads: int = 1, optimize: bool = True
-    ) -> None:
+    def __init__(self, package: Path, *, capacity: int = 128, threads: int = 1, fill: float = 7.0) -> None:
         self.ort = ort.load()
         options = self.ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        if not optimize:
-            options.graph_optimization_level = self.ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self.session = self.ort.InferenceSession(
             str(package / "model.onnx"), options, providers=["CPUExecutionProvider"]
         )
@@ -31,7 +27,7 @@ class GraphRunner:
             if given.name.startswith("past_key_values."):
                 shape = (1, given.shape[1], capacity, given.shape[3])
                 self.cache[given.name] = self.ort.OrtValue.ortvalue_from_numpy(
-                    np.full(shape, 7.0, np.float32)
+                    np.full(shape, fill, np.float32)
                 )
         self.outputs = [o.name for o in self.session.get_outputs() if not o.name.startswith("present.")]
 
@@ -56,14 +52,9 @@ class GraphRunner:
         for name in self.outputs:
             binding.bind_output(name)
         self.session.run_with_iobinding(binding)
-        found = dict(zip(binding.get_outputs(), range(len(binding.get_outputs())), strict=False))
-        assert found
-        names = [o.name for o in self.session.get_outputs()]
-        values = {}
-        for name in self.outputs:
-            values[name] = binding.get_outputs()[len(self.cache) + self.outputs.index(name)].numpy()[0]
-        assert set(values) <= set(names)
-        return values
+        # Outputs come in the order of their binding: the cache first.
+        values = binding.get_outputs()[len(self.cache) :]
+        return {name: value.numpy()[0] for name, value in zip(self.outputs, values, strict=True)}
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens."""

@@ -1,0 +1,65 @@
+"""The promise that a small device can quantize its own model: memory grows with the slice, not with the
+model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.make_checkpoint import PRESETS, make_checkpoint
+
+MEASURED = """
+import json, resource, sys
+from pathlib import Path
+from quantize import Scheme, quantize_checkpoint
+
+quantize_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), scheme=Scheme.named(sys.argv[3]))
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"peak": after * 1024}))
+"""
+
+SHAPE = {
+    **PRESETS["tiny"],
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "vocab_size": 8192,
+}
+MIB = 1 << 20
+
+
+def peak(source: Path, out: Path, scheme: str, repository: Path) -> int:
+    """Peak resident bytes of a fresh process that quantizes `source`."""
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURED, source, out, scheme],
+        cwd=repository,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return int(json.loads(run.stdout)["peak"])
+
+
+@pytest.mark.parametrize("scheme", ["int4", "fp32"])
+def test_peak_memory_does_not_grow_with_the_number_of_layers(
+    tmp_path: Path, repository: Path, scheme: str
+) -> None:
+    peaks = []
+    for layers in (2, 8):
+        source = make_checkpoint(tmp_path / f"hf{layers}", {**SHAPE, "num_hidden_layers": layers})
+        peaks.append(peak(source, tmp_path / f"out{layers}", scheme, repository))
+    added = 6 * (2 * 1024 * 1024 + 2 * 256 * 1024 + 3 * 4096 * 1024) * 4
+    assert added > 300 * MIB  # float32 bytes of the six layers
+    assert peaks[1] - peaks[0] < 10 * MIB
+    assert max(peaks) < 150 * MIB
+
+
+@pytest.mark.heavy
+def test_a_half_billion_parameters_take_less_than_250_mib(tmp_path: Path, repository: Path) -> None:
+    source = make_checkpoint(tmp_path / "hf", PRESETS["qwen2.5-0.5b"])
+    assert peak(source, tmp_path / "out", "int4", repository) < 250 * MIB
