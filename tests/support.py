@@ -1,16 +1,21 @@
-"""Tiny real models for fast tests: a random checkpoint made with numpy, and the package made from it."""
+"""What tests share: tiny real models (a random checkpoint made with numpy, the package made from it), and
+fakes.
+"""
 
 from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edge_runtime.engines.base import Scores
+from edge_runtime.engines.base import EngineInfo, Scores
 from edge_runtime.engines.onnx_generic import score_rows
+from edge_runtime.errors import ContextOverflowError
 
 SPECIAL = ("<|end|>", "<|start|>", "<|pad|>")
 CHAT_TEMPLATE = (
@@ -126,3 +131,81 @@ def random_scores(
 ) -> Scores:
     """Scores of random logits, whole rows included."""
     return score_rows(random.normal(0, spread, (rows, vocab)).astype(np.float32), topk)
+
+
+class ScriptedEngine:
+    """An engine without weights: `row(tokens)` gives the logits float32 [V] that follow `tokens`."""
+
+    def __init__(
+        self, row: Callable[[list[int]], Any], vocab_size: int, *, context_length: int = 256, topk: int = 8
+    ) -> None:
+        self.row = row
+        self.info = EngineInfo("scripted", "scripted", vocab_size, context_length, topk, 1)
+        self.passes: list[int] = []
+        """Tokens fed by each forward pass."""
+
+    def new_sequence(self) -> ScriptedSequence:
+        return ScriptedSequence(self, [])
+
+    def close(self) -> None:
+        self.passes.clear()
+
+
+class ScriptedSequence:
+    def __init__(self, engine: ScriptedEngine, tokens: list[int]) -> None:
+        self._engine, self._tokens, self.closed = engine, tokens, False
+
+    @property
+    def tokens(self) -> list[int]:
+        return self._tokens.copy()
+
+    @property
+    def length(self) -> int:
+        return len(self._tokens)
+
+    @property
+    def nbytes(self) -> int:
+        return 100 * len(self._tokens)
+
+    def forward(self, tokens: Sequence[int], *, num_logits: int = 1, want_logits: bool = False) -> Scores:
+        if self.length + len(tokens) > self._engine.info.context_length:
+            raise ContextOverflowError(f"{self.length + len(tokens)} > {self._engine.info.context_length}")
+        self._engine.passes.append(len(tokens))
+        self._tokens.extend(tokens)
+        ends = range(self.length - num_logits + 1, self.length + 1)
+        rows = np.stack([self._engine.row(self._tokens[:end]) for end in ends])
+        scores = score_rows(rows, self._engine.info.topk)
+        return scores if want_logits else replace(scores, logits=None)
+
+    def rewind(self, length: int) -> None:
+        assert 0 <= length <= len(self._tokens)
+        del self._tokens[length:]
+
+    def fork(self, length: int) -> ScriptedSequence:
+        return ScriptedSequence(self._engine, self._tokens[:length])
+
+    def close(self) -> None:
+        self._tokens, self.closed = [], True
+
+
+def hashed_row(vocab: int, order: int = 2, spread: float = 3.0) -> Callable[[list[int]], Any]:
+    """Random logits that depend on the last `order` tokens alone: texts soon repeat, so drafts can be
+    right.
+    """
+
+    def row(tokens: list[int]) -> Any:
+        seed = [len(tokens[-order:]), *tokens[-order:]]
+        return np.random.default_rng(seed).normal(0, spread, vocab).astype(np.float32)
+
+    return row
+
+
+def spelled_row(vocab: int, tokens: Sequence[int], start: int) -> Callable[[list[int]], Any]:
+    """Logits that spell `tokens` after a prompt of `start` tokens, whatever was said before."""
+
+    def row(seen: list[int]) -> Any:
+        logits = np.zeros(vocab, np.float32)
+        logits[tokens[min(len(seen) - start, len(tokens) - 1)]] = 9.0
+        return logits
+
+    return row
