@@ -46,6 +46,7 @@ PARTIAL = re.compile(r"^\.(?P<name>.+)\.partial-(?P<pid>\d+)-[0-9a-f]{8}$")
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in total."""
 
+_NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
@@ -118,19 +119,20 @@ def partial_path(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
 
 
-def lock_folder(path: Path, *, wait: bool = False) -> int | None:
+def lock_folder(path: Path) -> int | None:
     """An exclusive lock on a file or folder as a descriptor to close; `None` when another process holds it.
 
-    The kernel drops the lock when the holder dies, however it dies.
+    The kernel drops the lock when the holder dies, however it dies. File systems that cannot lock a folder
+    (such as NFS) give `None` too: a writer there goes without, and what it leaves when it is killed is left
+    for a person.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
         os.close(descriptor)
-        return None
-    except OSError:
-        os.close(descriptor)
+        if isinstance(error, BlockingIOError) or error.errno in _NO_LOCKS:
+            return None
         raise
     return descriptor
 

@@ -316,7 +316,7 @@ class HashingFile:
         self._digest = hashlib.sha256()
         self.size = 0
 
-    def write(self, data: bytes | bytearray | memoryview) -> int:
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> int:
         """Append bytes (any contiguous buffer); returns their number."""
         view = memoryview(data).cast("B")
         self._raw.write(view)

@@ -386,6 +386,19 @@ def test_the_partial_folder_of_a_living_writer_is_left_alone(
     assert fs.remove_stale_partials(tmp_path) == [dead]
 
 
+def test_a_file_system_without_locks_is_written_to_and_nothing_is_guessed_there(
+    tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")  # what NFS says of a folder
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    foreign = tmp_path / ".tiny.partial-999999999-0123abcd"  # perhaps of a living writer on another machine
+    foreign.mkdir()
+    open_package(make(tmp_path / "tiny")).verify()
+    assert foreign.exists()
+
+
 def test_in_a_folder_that_is_not_ours_other_names_are_left_alone(tmp_path: Path, make: Make) -> None:
     foreign = tmp_path / ".other.partial-999999999-0123abcd"
     foreign.mkdir()
