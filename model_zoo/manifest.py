@@ -8,16 +8,14 @@ user's own calibration is filed under their hash.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import functools
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from model_zoo import schema
 from model_zoo.errors import ManifestError
 
 __all__ = [
@@ -310,36 +308,17 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
 
 
-@functools.cache
-def _schema() -> dict[str, Any]:
-    schema: dict[str, Any] = json.loads(
-        Path(__file__).with_name("manifest.schema.json").read_text(encoding="utf-8")
-    )
-    return schema
-
-
-@functools.cache
-def _validator() -> Callable[[Any], Any]:
-    import fastjsonschema  # ~20 ms to import and compile; only who opens a package pays for it
-
-    compiled: Callable[[Any], Any] = fastjsonschema.compile(_schema(), use_default=False)
-    return compiled
-
-
 def _check(data: Any, where: str) -> None:
     """Raise `ManifestError` unless `data` is a manifest of a format that this release reads."""
-    import fastjsonschema
-
     version = data.get("format") if isinstance(data, dict) else None
     if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT:
         raise ManifestError(
             f"{where}: format is {version} but this release reads formats up to {FORMAT}. "
             "Upgrade it with: pip install --upgrade edge-runtime"
         )
-    try:
-        _validator()(data)
-    except fastjsonschema.JsonSchemaValueException as error:
-        raise ManifestError(f"{where}: {_explain(error, data)}") from error
+    problem = schema.problem(data)
+    if problem is not None:
+        raise ManifestError(f"{where}: {problem}")
     _check_names(data["files"], where)
 
 
@@ -351,57 +330,3 @@ def _check_names(names: Iterable[str], where: str) -> None:
             problem = "lies below a path that is itself listed as a file"
         if problem is not None:
             raise ManifestError(f"{where}: files[{json.dumps(name)}]: the path {problem}")
-
-
-def _explain(error: Any, data: Any) -> str:
-    """One sentence from a fastjsonschema error: the key's path, its value, and what the schema expects."""
-    path = _mend_path(list(error.path[1:]), data)
-    rule, definition, value = error.rule, error.definition, error.value
-    if rule == "required":
-        missing = next(key for key in definition["required"] if key not in value)
-        expected = _resolve(definition["properties"][missing]).get("description", "a table of values")
-        return f"{_key_path([*path, missing])}: is missing; it must be {expected}"
-    if rule == "additionalProperties":
-        known = sorted(definition["properties"])
-        unknown = next(key for key in value if key not in known)
-        near = difflib.get_close_matches(unknown, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
-        return f"{_key_path([*path, unknown])}: is an unknown key; {hint}"
-    expected = definition.get("description", "a table with the keys of manifest.schema.json")
-    shown = json.dumps(value, ensure_ascii=False)
-    if len(shown) > 80:
-        shown = shown[:77] + "..."
-    return f"{_key_path(path)}: is {shown} but must be {expected}"
-
-
-def _mend_path(path: list[str], data: Any) -> list[str]:
-    """fastjsonschema splits paths at dots, which names of files have; put such a name together again."""
-    if path[:1] != ["files"] or not isinstance(data["files"], dict):
-        return path
-    for name in data["files"]:
-        parts = [part for part in re.split(r"[.\[\]]+", name) if part]
-        if path[1 : 1 + len(parts)] == parts and path[1 + len(parts) :] in ([], ["size"], ["sha256"]):
-            return ["files", name, *path[1 + len(parts) :]]
-    return path
-
-
-def _resolve(schema: dict[str, Any]) -> dict[str, Any]:
-    reference = schema.get("$ref")
-    if reference is None:
-        return schema
-    resolved: dict[str, Any] = _schema()["definitions"][reference.rsplit("/", 1)[1]]
-    return resolved
-
-
-def _key_path(parts: list[Any]) -> str:
-    """`["files", "a.onnx", "size"]` → `files["a.onnx"].size`, list indices as `[0]`."""
-    text = ""
-    for part in parts:
-        plain = str(part)
-        if plain.isdigit():
-            text += f"[{plain}]"
-        elif plain.replace("_", "").isalnum():
-            text += f".{plain}" if text else plain
-        else:
-            text += f"[{json.dumps(plain, ensure_ascii=False)}]"
-    return text or "the manifest"

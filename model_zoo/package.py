@@ -71,7 +71,12 @@ class Package:
         Raises:
             IntegrityError: a file is missing, cut short, changed, a link, or not listed.
         """
-        total = self.manifest.size_bytes
+        self._check_sizes()
+        if full:
+            self._check_hashes(progress)
+            self._check_for_more()
+
+    def _check_sizes(self) -> None:
         for name, entry in sorted(self.manifest.files.items()):
             path = self.path / name
             if self._leaves(path):
@@ -90,17 +95,17 @@ class Package:
                     f"{name}: has {size} bytes but {MANIFEST_NAME} says {entry.size}; "
                     f"the package is damaged. {self._way_out()}"
                 )
-        if not full:
-            return
+
+    def _check_hashes(self, progress: fs.Progress | None) -> None:
         done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress is not None:
+                progress(done, self.manifest.size_bytes)
+
         for name, entry in sorted(self.manifest.files.items()):
-            base = done
-
-            def advance(count: int, seen: list[int] = [base]) -> None:  # noqa: B006 - a fresh list per file
-                seen[0] += count
-                if progress is not None:
-                    progress(seen[0], total)
-
             try:
                 _, sha256 = fs.hash_file(self.path / name, advance)
             except OSError as error:
@@ -112,14 +117,12 @@ class Package:
                     f"{name}: SHA-256 is {sha256} but {MANIFEST_NAME} says {entry.sha256}; "
                     f"the package is damaged. {self._way_out()}"
                 )
-            done += entry.size
+
+    def _check_for_more(self) -> None:
+        listed = {*self.manifest.files, MANIFEST_NAME, SIGNATURE_NAME}
         for path in sorted(self.path.rglob("*")):
             name = path.relative_to(self.path).as_posix()
-            if (
-                name not in self.manifest.files
-                and name not in (MANIFEST_NAME, SIGNATURE_NAME)
-                and not path.is_dir()
-            ):
+            if name not in listed and (path.is_symlink() or not path.is_dir()):
                 raise IntegrityError(
                     f"{name}: lies in {self.path} but is not listed in {MANIFEST_NAME}; remove that file"
                 )

@@ -126,6 +126,12 @@ def test_a_missing_file_is_named(tmp_path: Path, make: Make) -> None:
     damage(folder, "docs/LICENSE: is listed in manifest.json but cannot be found or read")
 
 
+def test_a_link_that_is_not_listed_is_named(tmp_path: Path, make: Make) -> None:
+    folder = make(tmp_path / "tiny")
+    (folder / "more").symlink_to("/")
+    damage(folder, f"more: lies in {folder} but is not listed in manifest.json; remove that file")
+
+
 def test_a_file_that_is_not_listed_is_named(tmp_path: Path, make: Make) -> None:
     folder = make(tmp_path / "tiny")
     (folder / "docs" / "extra.txt").write_bytes(b"")
