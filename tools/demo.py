@@ -50,15 +50,16 @@ def show(runtime: Runtime, utterances: Iterable[Said], console: Console) -> None
     speeds = []
     for said in utterances:
         where = f"  [dim](in the {said.area})[/dim]" if said.area else ""
-        console.print(f"  [cyan]said [/cyan] {escape(said.text)}{where}")
+        console.print(f"  [cyan]said [/cyan] {escape(said.text)}{where}", soft_wrap=True)
         answer = runtime.answer(messages(said))
         speeds.append(answer.timings["tokens_per_s"])
-        console.print(f"  [green]frame[/green] {escape(answer.text)}")
-        console.print(f"        [dim]{escape(status_line(answer))}[/dim]\n")
+        console.print(f"  [green]frame[/green] {escape(answer.text)}", soft_wrap=True)
+        console.print(f"        [dim]{escape(status_line(answer))}[/dim]\n", soft_wrap=True)
     console.print(
-        "The log-probability is the raw mean over the tokens of an answer, in nats: nearer to 0 is surer.\n"
-        "It is not calibrated, so it is no probability of being right.\n"
-        f"Median speed: {statistics.median(speeds):,.0f} tokens/s, evidence included."
+        "The log-probability is the raw mean over the tokens of an answer, in nats:\n"
+        "nearer to 0 is surer. It is not calibrated, so it is no probability of being right.\n"
+        f"Median speed: {statistics.median(speeds):,.0f} tokens/s, evidence included.",
+        soft_wrap=True,
     )
 
 

@@ -16,7 +16,7 @@ def status_line(answer: Answer) -> str:
     evidence = answer.evidence
     if evidence is not None:
         forced = evidence.n - evidence.n_scored
-        parts.append(f"{evidence.n} tokens" + (f", {forced} forced" if forced else ""))
+        parts.append(f"{evidence.n} tokens" + (f", {forced} forced" if forced else "") + _duration(answer))
         if evidence.finish_reason not in (None, "stop"):
             parts.append(
                 {"length": "stopped at the token limit"}.get(
@@ -27,6 +27,13 @@ def status_line(answer: Answer) -> str:
     if speed:
         parts.append(f"{speed:,.0f} tokens/s")
     return " · ".join(parts)
+
+
+def _duration(answer: Answer) -> str:
+    seconds = answer.timings.get("total_s")
+    if seconds is None:
+        return ""
+    return f" in {seconds:.1f} s" if seconds >= 1 else f" in {1000 * seconds:.0f} ms"
 
 
 def _confidence(answer: Answer) -> str:
