@@ -144,7 +144,8 @@ def test_tokens_shows_the_evidence_of_each(runtime: FakeRuntime) -> None:
 def test_verbose_prints_the_status_line_on_stderr(runtime: FakeRuntime) -> None:
     result = run("hello", "-v")
     assert result.stderr == (
-        "device · fake · mean log-probability -0.500 (uncalibrated) · 3 tokens, 1 forced in 12 ms · 1,234 tokens/s\n"
+        "device · fake · mean log-probability -0.500 (uncalibrated) · "
+        "3 tokens, 1 forced in 12 ms · 1,234 tokens/s\n"
     )
 
 
