@@ -254,6 +254,22 @@ def test_the_shell_is_offered_the_verbs() -> None:
     assert done.stdout.split() == ["plain,completion", "plain,config"]
 
 
+def test_the_shell_is_offered_the_models_by_name(tmp_path: Path) -> None:
+    for name in ("small", "smaller", "other"):
+        (tmp_path / name).mkdir()
+    words = {
+        "COMP_WORDS": "edge-runtime run --model sma",
+        "COMP_CWORD": "3",
+        "EDGE_MODELS_DIR": str(tmp_path),
+    }
+    done = run_program(_EDGE_RUNTIME_COMPLETE="bash_complete", **words)
+    assert done.stdout.split() == ["plain,small", "plain,smaller"]
+    done = run_program(
+        _EDGE_RUNTIME_COMPLETE="bash_complete", **(words | {"COMP_WORDS": "edge-runtime run -m ./x"})
+    )
+    assert done.stdout.split() == ["file,./x"]
+
+
 def test_a_table_for_a_pipe_is_aligned_text(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_table(("name", "size"), [("a", 1), ("longer", None)], title="models")
     assert capsys.readouterr().out == "models\nname    size\na       1\nlonger  -\n"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from edge_runtime.cli.output import current_config
 from edge_runtime.errors import GrammarError
@@ -62,6 +63,14 @@ def _all(*options: Callable[[F], F]) -> Callable[[F], F]:
     return add
 
 
+def _complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of packages for the shell; a path is completed as a file."""
+    from model_zoo import list_packages
+
+    names = [entry.name for entry in list_packages() if entry.name.startswith(incomplete)]
+    return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
+
+
 def model_options(command: F) -> F:
     """`--model` and `--threads`."""
     return _all(
@@ -70,6 +79,7 @@ def model_options(command: F) -> F:
             "--model",
             default="pocket",
             metavar="NAME|PATH",
+            shell_complete=_complete_model,
             help="Model package: a name of `edge-runtime models list`, a folder, or an .edge file.",
         ),
         click.option(
