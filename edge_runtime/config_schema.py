@@ -93,7 +93,7 @@ SCHEMA: tuple[Section, ...] = (
                 "spin_us",
                 int,
                 "Microseconds that idle threads loop before they sleep.",
-                "left to onnxruntime",
+                "50",
                 0,
             ),
             _engine("arena", bool, "Keep freed memory for the next step.", "true"),
@@ -102,7 +102,7 @@ SCHEMA: tuple[Section, ...] = (
                 "prefill_chunk",
                 int,
                 "Prompt tokens per forward pass: bounds the memory of a prompt.",
-                "512",
+                "256",
                 1,
             ),
             _engine(

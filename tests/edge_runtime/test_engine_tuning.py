@@ -59,7 +59,7 @@ def test_one_thread_does_not_spin() -> None:
 def test_arguments_win_over_the_environment_which_wins_over_the_machine() -> None:
     environ = {"EDGE_ENGINE_THREADS": "3", "EDGE_ENGINE_SPIN": "off", "EDGE_ENGINE_PREFILL_CHUNK": ""}
     tuning = SessionTuning.choose({"threads": 5, "arena": None}, environ=environ, machine=Machine(2, 2))
-    assert (tuning.threads, tuning.spin, tuning.arena, tuning.prefill_chunk) == (5, False, True, 512)
+    assert (tuning.threads, tuning.spin, tuning.arena, tuning.prefill_chunk) == (5, False, True, 256)
 
 
 @pytest.mark.parametrize(
