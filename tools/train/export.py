@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .config import ModelConfig
-from .loop import load
+from .loop import load, progress
 from .model import Decoder
 from .vocabulary import BOS, EOS, PAD
 
@@ -59,7 +59,7 @@ def config_of(c: ModelConfig, ids: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def export(run: Path, out: Path, card: Path | None = None) -> None:
+def export(run: Path, out: Path) -> None:
     """Write the averaged weights of `run` as a checkpoint folder."""
     from safetensors.torch import save_file
 
@@ -85,9 +85,8 @@ def export(run: Path, out: Path, card: Path | None = None) -> None:
     }
     for name, content in files.items():
         (out / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    for extra in ("MODEL_CARD.md", "LICENSE"):
-        if card is not None and (card / extra).is_file():
-            (out / extra).write_bytes((card / extra).read_bytes())
+    summary = {"parameters": model.parameters_count(), "vocabulary": model.c.vocab_size, **progress(run)}
+    (run / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
 def difference(run: Path, checkpoint: Path) -> float:

@@ -250,3 +250,9 @@ def load(out: Path) -> tuple[Decoder, Tokenizer]:
     for p, average in zip(model.parameters(), state["ema"], strict=True):
         p.data.copy_(average)
     return model.eval(), Tokenizer.from_file(str(out / "tokenizer.json"))
+
+
+def progress(out: Path) -> dict[str, float]:
+    """How far a run has come: steps, tokens, minutes."""
+    state = torch.load(out / "state.pt", weights_only=True)
+    return {"steps": state["step"], "tokens": state["tokens"], "minutes": state["elapsed"] / 60}
