@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,8 +100,11 @@ def command(
     again."""
     if (report or report_picture) and report_text is None:
         raise click.UsageError("--report compares on a text of yours: name it with --report-text FILE")
+    if exporter == "optimum" and report_text is not None:
+        raise click.UsageError("--report needs the native exporter: its reference is our own float32 graph")
     started = time.perf_counter()
     folder, repository, revision = _source(source)
+    rows = None if report_text is None else _rows(folder, report_text, report_tokens)
     if exporter == "optimum":
         chosen = None
         _refuse_with_optimum(scheme, block_size, method, head_bits, head_block_size, calibration_text)
@@ -123,9 +125,11 @@ def command(
         )
     seconds, peak = time.perf_counter() - started, _peak_memory()
     found = None
-    if report_text is not None:
-        found = _report(folder, out, manifest, exporter, report_text, report_tokens, report_picture)
-        manifest = _record(out, manifest, found)
+    if rows is not None:
+        from model_zoo import amend
+
+        found = _report(folder, out, manifest, rows, report_picture)
+        manifest = amend(out, {"evaluation": {**manifest.evaluation, "quantization": found.to_dict()}})
     if as_json:
         emit_json(
             {
@@ -306,7 +310,7 @@ def _rows(folder: Path, path: Path, tokens: int) -> list[list[int]]:
 
 
 def _report(
-    folder: Path, out: Path, manifest: Manifest, exporter: str, text: Path, tokens: int, picture: Path | None
+    folder: Path, out: Path, manifest: Manifest, rows: list[list[int]], picture: Path | None
 ) -> Fidelity:
     """Export float32 beside OUT for as long as it takes, and compare."""
     from edge_runtime.model import LoadedModel
@@ -314,9 +318,6 @@ def _report(
     from quantize.report import compare, draw
     from quantize.schemes import Scheme
 
-    if exporter == "optimum":
-        raise click.UsageError("--report needs the native exporter: its reference is our own float32 graph")
-    rows = _rows(folder, text, tokens)
     rows = [row[: manifest.context_length] for row in rows]
     with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=".report-") as temporary:
         status("exporting float32 for comparison")
@@ -346,18 +347,6 @@ def _report(
     if picture is not None:
         draw({manifest.id: found}, picture)
     return found
-
-
-def _record(out: Path, manifest: Manifest, found: Fidelity) -> Manifest:
-    """Add the figures to the package's manifest; its files and revision stay as they are."""
-    from model_zoo.manifest import MANIFEST_NAME
-
-    evaluation = {**manifest.evaluation, "quantization": found.to_dict()}
-    recorded = replace(manifest, evaluation=evaluation)
-    fresh = out / f".{MANIFEST_NAME}.new"
-    fresh.write_text(recorded.to_json(), encoding="utf-8")
-    fresh.replace(out / MANIFEST_NAME)
-    return recorded
 
 
 # --- showing --------------------------------------------------------------------------------------
