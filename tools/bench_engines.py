@@ -25,6 +25,7 @@ from tools.bench.engines import Bench, specs
 from tools.bench.prepare import Workspace, bytes_per_token, variant
 
 SHAPES = ("smollm2-135m", "qwen2.5-0.5b")
+PICTURE = "![Decode and prefill rates beside the peers](images/bench_engines.png)\n\n"
 PEERS = ("genai", "llama", "transformers")
 
 
@@ -181,7 +182,7 @@ def main(arguments: list[str] | None = None) -> None:
             described,
         )
         report.picture(runs, args.out / "images" / "bench_engines.png")
-        report.put_section(args.out / "benchmarks.md", "engines", text)
+        report.put_section(args.out / "benchmarks.md", "engines", PICTURE + text)
     report.save(args.work / "last_run.json", runs, described)
 
 

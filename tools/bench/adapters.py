@@ -32,7 +32,8 @@ class RowEvidence:
     """
 
     def __init__(self, vocab: int) -> None:
-        self._chunk = next(c for c in (64, 32, 16, 8, 4, 2, 1) if vocab % c == 0)
+        sizes = (64, 32, 16, 8, 4, 2)
+        self._chunk = next((c for c in sizes if vocab % c == 0 and vocab // c >= 4 * TOPK), 1)
         self._buffer = np.empty(vocab, np.float32)
 
     def __call__(self, row: Any) -> tuple[int, float, float, float]:

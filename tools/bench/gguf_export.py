@@ -86,12 +86,12 @@ def export(source: Path, out: Path) -> None:
     Raises:
         ValueError: the model type is neither llama nor qwen2.
     """
-    import gguf
-
     config = json.loads((source / "config.json").read_text())
     kind = config["model_type"]
     if kind not in ("llama", "qwen2"):
         raise ValueError(f"{source}: model type {kind!r} has no GGUF form here; supported: llama, qwen2")
+    import gguf
+
     heads = config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads", heads)
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
