@@ -57,14 +57,13 @@ class Machine:
 class SessionTuning:
     """Settings of one session.
 
-    `threads`: operator threads. `spin`: idle threads wait in a loop (faster steps, busy cores).
-    `spin_us`: how long they do before they sleep. 50 µs
-    cost nothing on a quiet machine, and on a busy one a step takes 0.7 of the time that it takes with
-    onnxruntime's own long wait; `None` leaves it to onnxruntime. `arena`: keep freed
-    activations for the next step. `dynamic_block`: onnxruntime's `dynamic_block_base`, 0 for off.
-    `prefill_chunk`: prompt tokens per forward pass; bounds the memory of activations
-    (of 32 to 1,024 tokens, 128 and 256 were quickest, since attention scores stay in the processor's caches).
-    `kv_step`: tokens of KV room that a sequence starts with; the room then doubles up to the context length.
+    `threads`: operator threads. `spin`: idle threads wait in a loop (faster steps, busy cores). `spin_us`:
+    how long they do before they sleep; 50 µs cost nothing on a quiet machine, and on a busy one a step takes
+    0.7 of the time that it takes with onnxruntime's own long wait, which `None` stands for. `arena`: keep
+    freed activations for the next step. `dynamic_block`: onnxruntime's `dynamic_block_base`, 0 for off.
+    `prefill_chunk`: prompt tokens per forward pass; bounds the memory of activations (of 32 to 1,024 tokens,
+    128 and 256 were quickest: the attention scores stay in the processor's caches). `kv_step`: tokens of KV
+    room that a sequence starts with; the room then doubles up to the context length.
     """
 
     threads: int = 1

@@ -1,5 +1,6 @@
 """Drafts save forward passes and change nothing else."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,6 +38,11 @@ class WildGuesser:
 
     def draft(self, tokens: list[int]) -> list[int]:
         return [(sum(tokens) * 7 + i * len(tokens)) % self._vocab for i in range(len(tokens) % 5)]
+
+
+def counting(tokens: list[int]) -> object:
+    """1, 2, … 59, 1, 2, …: never 0, which ends a text."""
+    return np.eye(60, dtype=np.float32)[tokens[-1] % 59 + 1] * 9
 
 
 def run(
@@ -102,9 +108,33 @@ def test_repeating_what_was_said_before_saves_passes() -> None:
     assert drafted == plain
     assert without.stats.passes == len(said) + 1
     assert with_drafts.stats.passes < without.stats.passes / 2
-    forced, with_both = run(engine, prompt, SamplingParams(), PromptLookup(), Grammar.json_schema(SCHEMA))
+    grammar = Grammar.json_schema(SCHEMA)
+    _, with_grammar = run(engine, prompt, SamplingParams(), None, grammar)
+    forced, with_both = run(engine, prompt, SamplingParams(), PromptLookup(), grammar)
     assert [token.id for token in forced][: len(said)] == said
-    assert with_both.stats.passes < with_drafts.stats.passes
+    assert with_both.stats.passes < with_grammar.stats.passes < without.stats.passes
+
+
+def test_a_drafter_that_is_mostly_wrong_soon_costs_nothing() -> None:
+    class Wrong:
+        def draft(self, tokens: list[int]) -> list[int]:
+            return [(tokens[-1] + 7) % 60] * 6
+
+    engine = ScriptedEngine(counting, 60)
+    _, source = run(engine, [3], SamplingParams(max_tokens=100), Wrong())
+    assert source.stats.passes == 100
+    assert source.stats.drafted < 15
+
+
+def test_a_drafter_that_becomes_right_is_fed_again() -> None:
+    class Late:
+        def draft(self, tokens: list[int]) -> list[int]:
+            step = 1 if len(tokens) > 50 else 7
+            return [(tokens[-1] + step * i - 1) % 59 + 1 for i in range(1, 9)]
+
+    engine = ScriptedEngine(counting, 60)
+    _, source = run(engine, [3], SamplingParams(max_tokens=150), Late())
+    assert source.stats.passes < 90
 
 
 def test_drafts_never_reach_beyond_the_context_or_the_limit() -> None:
