@@ -112,3 +112,12 @@ def test_defaults_keep_to_their_own_limits() -> None:
 def test_the_documentation_is_printed_from_the_schema(repository: Path) -> None:
     page = (repository / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert page == config_schema.render_markdown(), "run: make docs"
+
+
+def test_the_engine_keys_are_the_engines_options_and_tell_its_defaults() -> None:
+    from edge_runtime.engines.tuning import SessionTuning
+
+    keys = {key.name: key for key in SCHEMA[0].keys}
+    assert set(keys) == set(SessionTuning.__dataclass_fields__)
+    for name in ("spin_us", "dynamic_block", "prefill_chunk", "kv_step"):
+        assert keys[name].unset == str(SessionTuning.__dataclass_fields__[name].default)
