@@ -21,7 +21,7 @@ from edge_runtime.cli.output import emit_json, json_option, print_table, progres
 if TYPE_CHECKING:
     from edge_runtime.engines.base import Engine
 
-__all__ = ["Memory", "Speed", "command", "measure", "read_memory", "steps_of"]
+__all__ = ["Memory", "Speed", "command", "machine", "measure", "read_memory", "steps_of"]
 
 PROMPT_SIZES = (256, 1024)
 DECODE_PROMPT = 32
@@ -145,13 +145,26 @@ def _warm(folder: Path) -> None:
                     pass
 
 
-def _machine() -> dict[str, Any]:
-    lines: list[str] = []
-    with suppress(OSError):  # not Linux: the platform module's name has to do
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    processor = named[0] if named else platform.processor() or platform.machine()
-    return {"processor": processor, "architecture": platform.machine(), "logical_cpus": os.cpu_count()}
+def machine(proc: Path = Path("/proc")) -> dict[str, Any]:
+    """What was measured on: the board's own name (Raspberry Pi, Jetson) where it has one, the processor's.
+
+    Args:
+        proc: the process file system; without one, as outside Linux, Python's own knowledge has to do.
+    """
+    named = [line for line in _text(proc / "cpuinfo").splitlines() if line.startswith("model name")]
+    processor = named[0].partition(":")[2].strip() if named else platform.processor() or platform.machine()
+    return {
+        "board": _text(proc / "device-tree" / "model").strip("\0\n ") or None,
+        "processor": processor,
+        "architecture": platform.machine(),
+        "logical_cpus": os.cpu_count(),
+    }
+
+
+def _text(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 @click.command("bench")
@@ -183,7 +196,7 @@ def command(model: str, threads: int | None, runs: int, tokens: int, as_json: bo
     if as_json:
         facts = {"engine": info.name, "model_id": info.model_id, "threads": info.threads}
         emit_json(
-            {**facts, "load_s": load_s, **asdict(speed), "memory_mib": asdict(memory), "machine": _machine()}
+            {**facts, "load_s": load_s, **asdict(speed), "memory_mib": asdict(memory), "machine": machine()}
         )
         return
     rows: list[tuple[str, str]] = [

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.cli.bench import measure, read_memory, steps_of
+from edge_runtime.cli.bench import machine, measure, read_memory, steps_of
 from edge_runtime.engines.base import EngineInfo, Scores
 
 PREFILL_S_PER_TOKEN = 0.001
@@ -95,3 +95,12 @@ def test_memory_is_read_from_the_status_file(tmp_path: Path) -> None:
 def test_where_the_system_does_not_tell_nothing_is_invented(tmp_path: Path) -> None:
     memory = read_memory(tmp_path / "nowhere")
     assert (memory.peak, memory.anonymous, memory.file) == (None, None, None)
+
+
+def test_the_machine_is_named_by_its_board_and_processor(tmp_path: Path) -> None:
+    (tmp_path / "device-tree").mkdir()
+    (tmp_path / "device-tree" / "model").write_bytes(b"Raspberry Pi 5 Model B Rev 1.0\0")
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some Core 7\n")
+    found = machine(tmp_path)
+    assert (found["board"], found["processor"]) == ("Raspberry Pi 5 Model B Rev 1.0", "Some Core 7")
+    assert machine(tmp_path / "nowhere")["board"] is None

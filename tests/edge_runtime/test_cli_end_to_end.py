@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,33 @@ def test_a_reader_that_leaves_early_gets_no_traceback(tiny: str, repository: Pat
     )
     assert done.stderr == ""
     assert done.stdout.endswith((":141\n", ":0\n"))
+
+
+def test_ctrl_c_ends_run_with_130(tiny: str, repository: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "edge_runtime",
+        "run",
+        "-m",
+        tiny,
+        "--overflow",
+        "slide",
+        "--regex",
+        "[ab]*",
+        "go",
+    ]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=repository,
+        # A test run that was started in the background ignores Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as program:
+        assert program.stdout is not None
+        program.stdout.read(1)
+        program.send_signal(signal.SIGINT)
+        _, complained = program.communicate(timeout=60)
+    assert program.returncode == output.ExitCode.INTERRUPTED
+    assert b"Traceback" not in complained
