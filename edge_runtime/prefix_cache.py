@@ -61,7 +61,12 @@ class PrefixCache:
         with self._lock:
             at, shared = self._best(tokens)
             if at is None:
-                return self._engine.new_sequence()
+                if len(self._idle) < self._max_sequences:
+                    return self._engine.new_sequence()
+                # One state has to leave anyhow: its buffers are there already.
+                state, _ = self._idle.pop(0)
+                state.rewind(0)
+                return state
             state, held = self._idle[at]
             if shared >= len(held) - 1:
                 # The prompt goes on where this one ended (the last token may differ: it is fed again anyhow).

@@ -31,7 +31,7 @@ Asked = Query | str | Sequence[Message | Mapping[str, Any]]
 
 _SAMPLING = tuple(f.name for f in fields(SamplingParams))
 _GRAMMARS = ("json_schema", "regex", "lark")
-_OTHER = ("context", "grammar", "raw", "overflow", "speculative", *_GRAMMARS)
+_OTHER = ("grammar", "raw", "overflow", "speculative", *_GRAMMARS)
 
 
 class _Settings(Protocol):
@@ -103,10 +103,9 @@ class Runtime:
 
         Args:
             params: fields of `SamplingParams`, and `grammar` (a `Grammar`) or one of `json_schema`, `regex`,
-                `lark`; `context`, a mapping that the chat template sees by that name (what is known of the
-                situation, such as the speaker's area); `raw=True` feeds a text as it is, without the chat
-                template; `overflow` (`error` or `slide`); `speculative`; `cancelled` (a function that is
-                asked between tokens). They win over the query's own.
+                `lark`; `raw=True` feeds a text as it is, without the chat template; `overflow` (`error` or
+                `slide`); `speculative`; `cancelled` (a function that is asked between tokens). They win over
+                the query's own.
 
         Raises:
             EdgeRuntimeError: a parameter, the template, the grammar, the context or the engine.
@@ -188,17 +187,14 @@ class Runtime:
         system = self._setting("model", "system")
         if system and all(message.role != "system" for message in messages):
             messages.insert(0, Message("system", system))
-        variables = {"context": dict(params["context"])} if params.get("context") else {}
         if params.get("raw"):
             text = "\n".join(message.content for message in query.messages)
             prompt = model.tokenizer.encode(text, add_special_tokens=True)
         elif overflow == "slide":
-            prompt, _ = model.fit(
-                messages, sampling.max_tokens if "max_tokens" in asked else None, **variables
-            )
+            prompt, _ = model.fit(messages, sampling.max_tokens if "max_tokens" in asked else None)
             keep = self._kept(messages, prompt)
         else:
-            prompt = model.prompt(messages, **variables)
+            prompt = model.prompt(messages)
         if sampling.max_tokens is not None and "max_tokens" not in asked:
             # A limit that nobody asked for in this query gives way to the context.
             room = max(1, model.engine.info.context_length - len(prompt))

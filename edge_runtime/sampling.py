@@ -143,8 +143,8 @@ class Sampler:
         self, params: SamplingParams, prompt: Sequence[int] = (), *, entropy: int | None = None
     ) -> None:
         self.params = params
-        seed = params.seed if params.seed is not None else entropy
-        self._random = np.random.Generator(np.random.PCG64(seed))
+        self._seed = params.seed if params.seed is not None else entropy
+        self._random: np.random.Generator | None = None
         self._seen = set(prompt) if params.repetition_penalty != 1 else set()
         self._generated: Counter[int] = Counter()
 
@@ -262,6 +262,10 @@ class Sampler:
 
     def _draw(self, ids: npt.NDArray[Any], weights: npt.NDArray[np.float64]) -> int:
         """One uniform number per token, whichever path led here, so that a seed means one text."""
+        if (
+            self._random is None
+        ):  # seeding costs more than a step of a small model, and greedy texts need none
+            self._random = np.random.Generator(np.random.PCG64(self._seed))
         cumulative = np.cumsum(weights)
         at = int(np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right"))
         return int(ids[min(at, len(ids) - 1)])

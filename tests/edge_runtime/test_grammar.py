@@ -90,6 +90,18 @@ def test_evidence_is_of_the_raw_distribution_and_not_of_the_allowed_part() -> No
     assert token.entropy > 1.5
 
 
+def test_a_grammar_that_was_used_before_starts_afresh() -> None:
+    compiler = GrammarCompiler(TOKENIZER)
+    for _ in range(3):
+        constraint = compiler.compile(Grammar.regex("ab|c"))
+        assert not constraint.finished
+        constraint.consume(TOKENIZER.encode("c")[0])
+        assert constraint.finished
+    for i in range(40):
+        compiler.compile(Grammar.regex(f"x{i}"))
+    assert len(compiler._compiled) == 16
+
+
 def test_the_end_is_chosen_where_the_grammar_allows_more() -> None:
     done = say(Grammar.regex("[0-9]+"), max_tokens=100)
     assert re.fullmatch("[0-9]+", done.text)

@@ -55,8 +55,16 @@ def test_the_least_recently_used_state_leaves_first() -> None:
     states = [used(cache, prompts[0])[1], used(cache, prompts[1])[1]]
     used(cache, [*prompts[0], 9])
     used(cache, prompts[2])
-    assert not states[0].closed
-    assert states[1].closed
+    assert states[0].tokens[:40] == prompts[0]
+    assert states[1].tokens == prompts[2]
+
+
+def test_a_full_cache_lends_out_the_buffers_of_the_oldest_state() -> None:
+    cache = make(max_sequences=1)
+    _, first = used(cache, [1] * 40)
+    there, second = used(cache, [2] * 40)
+    assert there == 0
+    assert second is first
 
 
 def test_memory_is_bounded_in_bytes() -> None:

@@ -184,16 +184,6 @@ def test_a_conversation_longer_than_the_context_slides_when_asked(runtime: Runti
     assert answer.usage["prompt_tokens"] <= 256
 
 
-def test_context_reaches_the_template(tmp_path: Path) -> None:
-    template = "{% if context %}[{{ context.area }}] {% endif %}{{ messages[-1].content }}"
-    with Runtime.open(make_package(tmp_path / "placed", template=template), threads=1) as runtime:
-        plain = runtime.answer("lights on", max_tokens=1).usage["prompt_tokens"]
-        assert (
-            runtime.answer("lights on", context={"area": "kitchen"}, max_tokens=1).usage["prompt_tokens"]
-            > plain
-        )
-
-
 @pytest.mark.parametrize(
     ("params", "told"),
     [
