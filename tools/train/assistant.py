@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,9 @@ HOME_OWNS = (
     "iot_hue_", "iot_wemo_", "iot_cleaning", "audio_volume_", "lists_", "play_music", "weather_query",
     "datetime_query", "music_settings",
 )  # fmt: skip
+
+# Entity types that may be called anything.
+OPEN = frozenset(WORDS["open entities"])
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def split(rows: list[Row], held: int, rng: random.Random) -> tuple[list[Row], li
 class Gazetteer:
     """Values by entity type: those of the training rows, and open lists for a few types."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
+    def __init__(self, rows: Collection[Row]) -> None:
         values: dict[str, set[str]] = defaultdict(set)
         for row in rows:
             for text, entity in row.segments:
@@ -83,7 +86,12 @@ class Gazetteer:
             values[entity].update(more)
         self.values = {entity: sorted(found) for entity, found in values.items()}
 
+        self.words = sorted({w for row in rows for w in row.text.split() if w.isalpha() and len(w) > 2})
+
     def draw(self, entity: str, rng: random.Random) -> str:
+        """A value of this type; for names and titles now and then any words, to be copied all the same."""
+        if entity in OPEN and rng.random() < 0.12:
+            return " ".join(rng.choice(self.words) for _ in range(rng.choice((1, 1, 2, 3))))
         return make_value(entity, rng) or rng.choice(self.values[entity])
 
 

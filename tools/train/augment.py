@@ -89,7 +89,7 @@ def vary(row: Row, gazetteer: Gazetteer, rng: random.Random) -> Row:
     segments = list(row.segments)
     if rng.random() < 0.15:
         segments = [(noise(text, rng, 0.12) if not entity else text, entity) for text, entity in segments]
-    if rng.random() < 0.03:
+    if rng.random() < 0.06:
         segments = [(noise(text, rng, 0.3) if entity else text, entity) for text, entity in segments]
     if rng.random() < 0.08:
         segments.insert(0, (rng.choice(_BEFORE), None))
