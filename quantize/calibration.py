@@ -7,6 +7,9 @@ the inputs of its matrices as outputs; per matrix we keep the mean square of eve
 memory, so they are collected for a few layers at a time, in the order in which the exporter then asks for
 them: more passes over the text instead of more memory.
 
+A model can also calibrate on itself: text that it samples freely stands in for a text that nobody has at
+hand.
+
 This module knows the exported graph's names; it does not know how scales are chosen (`quantize.methods`).
 """
 
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edge_runtime import ort
+from edge_runtime.engines.base import Engine
 from quantize.architectures import ModelDescription
 from quantize.architectures.base import Linear
 from quantize.errors import SchemeError
@@ -32,16 +36,19 @@ from quantize.export import describe_checkpoint, quantize_checkpoint
 from quantize.methods import CALIBRATED, Codes, Triangle, factorize, gptq, search
 from quantize.schemes import Quantizer, Scheme
 
-__all__ = ["MEMORY_BYTES", "TOKENS", "Activations", "calibrated_quantizer"]
+__all__ = ["MEMORY_BYTES", "TOKENS", "Activations", "calibrated_quantizer", "sample_rows"]
 
 TOKENS = 8192
 """Tokens of calibration text that are used by default; more changed the divergence by less than its noise."""
+
+OWN_ROW = 256
+"""Tokens of a row of the model's own text at most."""
 
 MEMORY_BYTES = 512 << 20
 """Memory for covariances by default."""
 
 Progress = Callable[[int, int, str], None]
-"""(rows of text done, rows in this pass, what for)."""
+"""(pieces done, pieces in total, what is being done)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +180,11 @@ def _inputs(model: ModelDescription, proto: onnx.ModelProto) -> list[_Input]:
             (at + ".attention.qkv", layer.attention.qkv),
             (at + ".attention.out", layer.attention.out),
         ]
-        linears += [(f"{at}.mlp.{name}", getattr(layer.mlp, name)) for name in ("gate", "up", "down")]
+        if f"{at}.mlp.gate_up.codes" in feeding:
+            linears += [(at + ".mlp.gate_up", layer.mlp.gate.stacked(layer.mlp.up))]
+        else:
+            linears += [(at + ".mlp.gate", layer.mlp.gate), (at + ".mlp.up", layer.mlp.up)]
+        linears += [(at + ".mlp.down", layer.mlp.down)]
     for name, linear in linears:
         _, tensors = found.setdefault(feeding[name + ".codes"], (linear.in_features, []))
         tensors.extend(part.tensor for part in linear.parts)
@@ -211,13 +222,52 @@ def _below(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     return onnx.helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
 
 
+def sample_rows(
+    engine: Engine,
+    *,
+    tokens: int = TOKENS,
+    start: int | None = None,
+    stop: Collection[int] = (),
+    longest: int = OWN_ROW,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[list[int]]:
+    """Text of the model's own making: sampled at temperature 1 until about `tokens` tokens are there.
+
+    As data for calibration: LLM-QAT, arXiv 2305.17888. Every row begins with `start`, or with any token of
+    the vocabulary where the model has no such token, and ends with one of `stop` or after `longest` tokens.
+    """
+    random = np.random.default_rng(seed)
+    longest = min(longest, engine.info.context_length)
+    rows: list[list[int]] = []
+    made = 0
+    while made < tokens:
+        row = [int(random.integers(engine.info.vocab_size)) if start is None else start]
+        state = engine.new_sequence()
+        try:
+            while len(row) < longest and (len(row) == 1 or row[-1] not in stop):
+                logits = state.forward(row[-1:], want_logits=True).logits
+                assert logits is not None
+                # Gumbel's trick: the largest of logit + Gumbel noise is a draw from the softmax.
+                noise = random.gumbel(size=logits.shape[-1])
+                row.append(int((logits[-1] + noise).argmax()))
+        finally:
+            state.close()
+        rows.append(row)
+        made += len(row)
+        if progress is not None:
+            progress(min(made, tokens), tokens, "the model writes its own text")
+    return rows
+
+
 @contextmanager
 def calibrated_quantizer(
     source: Path,
-    rows: Sequence[Sequence[int]],
+    rows: Sequence[Sequence[int]] | None,
     method: str,
     *,
     workspace: Path,
+    tokens: int = TOKENS,
     memory_bytes: int = MEMORY_BYTES,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -228,8 +278,9 @@ def calibrated_quantizer(
 
     Args:
         source: the checkpoint folder.
-        rows: token ids of the calibration text.
+        rows: token ids of the calibration text; None: the model samples its own.
         method: one of `quantize.methods.CALIBRATED`.
+        tokens: of the model's own text.
         workspace: where the intermediate int8 package may lie (about a byte per weight); removed at the end.
 
     Raises:
@@ -240,13 +291,15 @@ def calibrated_quantizer(
         raise SchemeError(
             f"method '{method}' does not use a calibration text; these do: {', '.join(CALIBRATED)}"
         )
-    longest = max(len(row) for row in rows)
     model, _ = describe_checkpoint(source)
+    longest = min(OWN_ROW, model.context_length) if rows is None else max(len(row) for row in rows)
     workspace.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=workspace, prefix=".calibration-") as folder:
         package = Path(folder) / "int8"
         scheme = Scheme.named("int8", block_size=32, head_block_size=32, method="rtn")
         quantize_checkpoint(source, package, scheme=scheme, context_length=_context(model, longest))
+        if rows is None:
+            rows = _own_rows(package, tokens, longest, progress)
         known = Activations(
             package / "model.onnx",
             model,
@@ -272,6 +325,23 @@ def calibrated_quantizer(
             return gptq(weights, bits, block_size, triangles[key])
 
         yield quantize
+
+
+def _own_rows(package: Path, tokens: int, longest: int, progress: Progress | None) -> list[list[int]]:
+    from edge_runtime.model import LoadedModel
+
+    loaded = LoadedModel.open(package)
+    try:
+        return sample_rows(
+            loaded.engine,
+            tokens=tokens,
+            start=loaded.tokenizer.bos_id,
+            stop=loaded.tokenizer.eos_ids,
+            longest=longest,
+            progress=progress,
+        )
+    finally:
+        loaded.engine.close()
 
 
 def _context(model: ModelDescription, longest: int) -> int:

@@ -11,7 +11,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +40,8 @@ _REPORT_TOKENS = 8192
 @click.option(
     "--method",
     type=click.Choice(_METHODS),
-    help="How codes and scales are chosen; weighted and gptq use --calibration-text.  "
-    "[default: search, or gptq with a calibration text]",
+    help="How codes and scales are chosen. gptq and weighted run text through the model: --calibration-text, "
+    "or else text of the model's own.  [default: search; gptq with a calibration text]",
 )
 @click.option("--head-bits", type=click.Choice(["4", "8", "16", "32"]), help="Bits of head and embedding.")
 @click.option("--head-block-size", type=int, help="Block of head and embedding.")
@@ -189,10 +189,6 @@ def _scheme(
         head_bits=int(head_bits) if head_bits else None,
         head_block_size=head_block_size,
     )
-    if chosen.method in CALIBRATED and calibration_text is None:
-        raise SchemeError(
-            f"method '{chosen.method}' needs a text of the kind the model will read: --calibration-text FILE"
-        )
     if calibration_text is not None and (chosen.method not in CALIBRATED or not chosen.quantized):
         what = f"method '{chosen.method}'" if chosen.quantized else f"scheme '{chosen.name}'"
         raise SchemeError(
@@ -230,8 +226,8 @@ def _native(
     from quantize.export import quantize_checkpoint
 
     with (
-        _quantizer(folder, out, scheme, calibration_text, calibration_tokens) as quantizer,
         progress("quantizing") as advance,
+        _quantizer(folder, out, scheme, calibration_text, calibration_tokens, advance) as quantizer,
     ):
         before = 0
 
@@ -256,18 +252,31 @@ def _native(
 
 @contextlib.contextmanager
 def _quantizer(
-    folder: Path, out: Path, scheme: Scheme, calibration_text: Path | None, tokens: int
+    folder: Path,
+    out: Path,
+    scheme: Scheme,
+    calibration_text: Path | None,
+    tokens: int,
+    advance: Callable[..., None],
 ) -> Iterator[Quantizer | None]:
-    """What the calibration text knows; None without one (the scheme's own method then)."""
-    if calibration_text is None:
+    """What the model's activations say, for methods that ask; None leaves it to the scheme's own method."""
+    from quantize.methods import CALIBRATED
+
+    if scheme.method not in CALIBRATED:
         yield None
         return
     from quantize.calibration import calibrated_quantizer
 
-    rows = _rows(folder, calibration_text, tokens)
-    status(f"calibrating on {sum(map(len, rows))} tokens of {calibration_text}")
-    workspace = out.absolute().parent
-    with calibrated_quantizer(folder, rows, scheme.method, workspace=workspace) as quantizer:
+    rows = _rows(folder, calibration_text, tokens) if calibration_text is not None else None
+    what = f"{sum(map(len, rows))} tokens of {calibration_text}" if rows else "text of the model's own making"
+    status(f"calibrating on {what}")
+
+    def show(done: int, total: int, label: str) -> None:
+        advance(0, label=f"{label} ({done} of {total})")
+
+    with calibrated_quantizer(
+        folder, rows, scheme.method, workspace=out.absolute().parent, tokens=tokens, progress=show
+    ) as quantizer:
         yield quantizer
 
 
@@ -372,7 +381,12 @@ def _show(out: Path, manifest: Manifest, seconds: float, peak: int, found: Fidel
         print_table(["against float32", "value"], rows_of_table(found))
 
 
-def _peak_memory() -> int:
+def _peak_memory(status_file: Path = Path("/proc/self/status")) -> int:
     """Largest resident size of this process so far, bytes."""
+    # Linux' getrusage also counts what the parent held when it forked; the high-water mark does not.
+    with contextlib.suppress(OSError):
+        for line in status_file.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024  # kilobytes everywhere but on macOS

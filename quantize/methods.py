@@ -141,6 +141,10 @@ def _run_tiles(
 
     def work(start: int) -> None:
         part = blocks[start : start + step]
+        lone = part.shape[0] * count == 1
+        if lone:
+            # numpy sums a single column in another order than several: the result would depend on the slice.
+            part = np.repeat(part, 2, axis=0)
         flat = np.ascontiguousarray(part.reshape(-1, block_size).T)
         top, bottom = flat.max(axis=0), flat.min(axis=0)
         peak = np.where(top > -bottom, top, bottom)
@@ -151,10 +155,11 @@ def _run_tiles(
         weigh = None if spread is None else np.ascontiguousarray(np.tile(spread, (part.shape[0], 1)).T)
         values, scale = tile(flat, weigh)
         values += np.float32(half)
-        codes[start : start + step] = values.T.astype(np.uint8).reshape(part.shape)
         scale *= peak
         scale[dead] = 0
-        scales[start : start + step] = scale.reshape(part.shape[:2])
+        here = slice(start, start + 1 if lone else start + step)
+        codes[here] = values.T.astype(np.uint8).reshape(part.shape)[: 1 if lone else None]
+        scales[here] = scale.reshape(part.shape[:2])[: 1 if lone else None]
 
     starts = range(0, rows, step)
     workers = min(threads or _cores(), len(starts))
@@ -349,8 +354,8 @@ def _calibrated(name: str) -> Method:
         weights: Array, bits: int, block_size: int, importance: Array | None = None
     ) -> tuple[Codes, Array]:
         raise SchemeError(
-            f"method '{name}' needs activations of the model: give a text with --calibration-text "
-            "(in Python: quantize.calibration.calibrated_quantizer)"
+            f"method '{name}' needs activations of the model: wrap the call in "
+            "quantize.calibration.calibrated_quantizer and pass its quantizer on"
         )
 
     return refuse
@@ -360,7 +365,7 @@ DATA_FREE = ("rtn", "search")
 """Methods that need the weights alone."""
 
 CALIBRATED = ("weighted", "gptq")
-"""Methods that need a calibration text: `search` with an importance, and `gptq`."""
+"""Methods that need the model's activations on some text: `search` with an importance, and `gptq`."""
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {"rtn": rtn, "search": search, **{name: _calibrated(name) for name in CALIBRATED}}

@@ -103,7 +103,7 @@ class Scheme:
 
 
 SCHEMES: dict[str, Scheme] = {
-    "int4": Scheme("int4", 4, 64, "rtn", 8, 128, 4),
+    "int4": Scheme("int4", 4, 64, "search", 8, 128, 4),
     "int8": Scheme("int8", 8, 128, "rtn", 8, 128, 4),
     "fp16": Scheme("fp16", 16, 0, "rtn", 16, 0, 0),
     "fp32": Scheme("fp32", 32, 0, "rtn", 32, 0, 0),

@@ -6,12 +6,12 @@ import pytest
 from edge_runtime.model import LoadedModel
 from edge_runtime.tokenizer import Tokenizer
 from quantize import Scheme, quantize_checkpoint
-from quantize.calibration import Activations, calibrated_quantizer
+from quantize.calibration import Activations, calibrated_quantizer, sample_rows
 from quantize.checkpoint import Checkpoint
 from quantize.errors import SchemeError
 from quantize.export import describe_checkpoint
 from quantize.report import compare
-from tests.support import CORPUS, make_checkpoint
+from tests.support import CORPUS, ScriptedEngine, make_checkpoint
 
 Q0 = "model.layers.0.self_attn.q_proj.weight"
 GATE0, UP1 = "model.layers.0.mlp.gate_proj.weight", "model.layers.1.mlp.up_proj.weight"
@@ -95,6 +95,39 @@ def test_calibration_lowers_the_divergence_and_leaves_no_files(source, rows, tmp
     assert list((tmp_path / "work").iterdir()) == []
     assert kl["gptq"] < 0.8 * kl["rtn"]
     assert kl["weighted"] < kl["rtn"]
+
+
+def test_the_models_own_text_is_seeded_and_follows_its_distribution():
+    # Token 0 stops; 1 is followed by 2 or 3 with odds 3 : 1, both of which are followed by 0.
+    after = {1: {2: np.log(3.0), 3: 0.0}, 2: {0: 0.0}, 3: {0: 0.0}}
+
+    def row(tokens):
+        logits = np.full(4, -1e4)
+        for token, value in after[tokens[-1]].items():
+            logits[token] = value
+        return logits
+
+    def draw(**options):
+        engine = ScriptedEngine(row, 4)
+        return sample_rows(engine, **{"tokens": 1500, "start": 1, "stop": [0], "seed": 5, **options})
+
+    rows = draw()
+    assert rows == draw()
+    assert rows != draw(seed=6)
+    assert {tuple(found) for found in rows} == {(1, 2, 0), (1, 3, 0)}
+    assert 0.70 < np.mean([found[1] == 2 for found in rows]) < 0.80
+    assert all(len(found) == 2 for found in draw(longest=2, tokens=20))
+
+
+def test_a_model_calibrates_on_itself(source, tmp_path):
+    scheme = Scheme.named("int4", method="gptq", block_size=32)
+    with calibrated_quantizer(source, None, "gptq", workspace=tmp_path / "work", tokens=800) as quantizer:
+        quantize_checkpoint(source, tmp_path / "own", scheme=scheme, quantizer=quantizer)
+    quantize_checkpoint(source, tmp_path / "rtn", scheme=Scheme.named("int4", method="rtn", block_size=32))
+    quantize_checkpoint(source, tmp_path / "float32", scheme=Scheme.named("fp32"))
+    reference, own, rtn = (LoadedModel.open(tmp_path / name).engine for name in ("float32", "own", "rtn"))
+    rows = sample_rows(reference, tokens=400, start=1, seed=9)
+    assert compare(reference, own, rows).kl_mean < 0.9 * compare(reference, rtn, rows).kl_mean
 
 
 def test_what_cannot_be_calibrated_is_refused(source, rows, tmp_path):

@@ -1,5 +1,7 @@
 """Better-than-nearest quantization: never worse than rounding, and in exactly the format the kernels read."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -70,12 +72,13 @@ def test_search_spends_its_accuracy_where_the_importance_is():
 
 def test_rows_are_independent_so_slices_give_the_same_result_as_the_whole():
     weights, importance = sample(3, 50, 320, 4)
-    for name in methods.DATA_FREE:
+    for name, block_size in product(methods.DATA_FREE, (32, 512)):
         method = methods.METHODS[name]
-        codes, scales = method(weights, 4, 32, importance)
-        parts = [method(weights[a : a + 7], 4, 32, importance) for a in range(0, 50, 7)]
-        np.testing.assert_array_equal(codes, np.concatenate([p[0] for p in parts]))
-        np.testing.assert_array_equal(scales, np.concatenate([p[1] for p in parts]))
+        codes, scales = method(weights, 4, block_size, importance)
+        for step in (1, 7):
+            parts = [method(weights[a : a + step], 4, block_size, importance) for a in range(0, 50, step)]
+            np.testing.assert_array_equal(codes, np.concatenate([p[0] for p in parts]))
+            np.testing.assert_array_equal(scales, np.concatenate([p[1] for p in parts]))
 
 
 def test_one_thread_and_many_give_the_same_result():
@@ -126,8 +129,8 @@ def test_settings_that_cannot_be_carried_out_name_the_value():
 
 
 @pytest.mark.parametrize("name", methods.CALIBRATED)
-def test_a_calibrated_method_without_a_text_says_what_it_needs(name):
-    with pytest.raises(SchemeError, match=f"method '{name}' needs activations .* --calibration-text"):
+def test_a_calibrated_method_called_bare_says_what_it_needs(name):
+    with pytest.raises(SchemeError, match=f"method '{name}' needs activations .*calibrated_quantizer"):
         methods.METHODS[name](np.ones((2, 64), np.float32), 4, 32)
 
 
@@ -139,7 +142,7 @@ def test_an_importance_of_zeros_counts_every_channel_alike():
     np.testing.assert_allclose(scales, plain[1], rtol=1e-5)
 
 
-# --- covariance -----------------------------------------------------------------------------------
+# --- covariance ---
 
 
 def correlated_inputs(seed, samples, channels):
@@ -203,7 +206,7 @@ def test_covariances_that_do_not_fit_are_refused():
         methods.gptq(np.ones((2, 64), np.float32), 4, 32, methods.factorize(np.eye(4)))
 
 
-# --- the kernels ----------------------------------------------------------------------------------
+# --- the kernels ---
 
 
 def pack(codes, bits):

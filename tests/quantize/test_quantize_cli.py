@@ -94,10 +94,16 @@ def test_a_calibration_text_makes_gptq_the_method(source, text, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_without_a_text_gptq_calibrates_on_the_models_own(source, tmp_path):
+    out = tmp_path / "out"
+    result = run(source, out, "--method", "gptq", "--block-size", 32, "--calibration-tokens", 600)
+    assert open_package(out).manifest.quantization.method == "gptq"
+    assert "calibrating on text of the model's own making" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--method", "gptq"], 6, "method 'gptq' needs a text .* --calibration-text FILE"),
         (
             ["--method", "rtn", "--calibration-text", "TEXT"],
             6,
@@ -152,7 +158,7 @@ def test_a_hub_id_is_fetched_and_recorded(source, tmp_path, monkeypatch):
 
 
 def test_errors_are_json_when_asked_for(source, tmp_path):
-    result = run(source, tmp_path / "out", "--method", "weighted", "--json", code=6)
+    result = run(source, tmp_path / "out", "--block-size", 48, "--json", code=6)
     assert result.stdout == ""
     assert json.loads(result.stderr)["error"]["type"] == "SchemeError"
 

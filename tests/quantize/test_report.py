@@ -147,7 +147,7 @@ def test_a_missing_matplotlib_names_the_extra(monkeypatch, tmp_path):
         report.draw({}, tmp_path / "report.png")
 
 
-# --- text -----------------------------------------------------------------------------------------
+# --- text ---
 
 
 def encode(text):
