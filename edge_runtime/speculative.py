@@ -191,6 +191,7 @@ class TokenScorer:
     def _ask_again(self) -> tuple[Scores, int]:
         """Score the text's last token in a pass of its own, as it would have been without guesses."""
         length = len(self._tokens)
+        self._hit_rate *= 0.85  # the guesses of that pass were for nothing, right or wrong
         self._sequence.rewind(length - 1)
         del self._cached[length - 1 :]
         self._scores = self._feed(self._tokens[-1:], 1, self._want_logits)
