@@ -22,6 +22,8 @@ VENV := .venv
 VENV_ALL := .venv-all
 BIN := $(VENV)/bin
 BIN_ALL := $(VENV_ALL)/bin
+VENV_OPTIMUM := .venv-optimum
+BIN_OPTIMUM := $(VENV_OPTIMUM)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
 export ORT_DISABLE_TELEMETRY := 1
@@ -35,8 +37,8 @@ demo: $(VENV)/.installed
 test: $(VENV)/.test-extra
 	$(BIN)/python -m pytest -m "not heavy" $(PYTEST_ARGS)
 
-test-all: $(VENV_ALL)/.installed
-	$(BIN_ALL)/python -m pytest -m heavy $(PYTEST_ARGS)
+test-all: $(VENV_ALL)/.installed $(VENV_OPTIMUM)/.installed
+	EDGE_TEST_OPTIMUM_PYTHON="$(CURDIR)/$(BIN_OPTIMUM)/python" $(BIN_ALL)/python -m pytest -m heavy $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint-extra
 	$(BIN)/ruff check .
@@ -50,7 +52,7 @@ docs: $(VENV)/.test-extra
 	$(BIN)/python -m tools.render_docs
 
 clean:
-	rm -rf $(VENV) $(VENV_ALL) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV_ALL) $(VENV_OPTIMUM) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The environments. A stamp is older than pyproject.toml when the dependencies or verbs may have changed.
 $(VENV)/.installed: pyproject.toml | python-version
@@ -70,6 +72,13 @@ $(VENV_ALL)/.installed: pyproject.toml | python-version
 	test -x $(BIN_ALL)/python || $(PYTHON) -m venv $(VENV_ALL)
 	$(BIN_ALL)/python $(PIP) '$(TORCH)'
 	$(BIN_ALL)/python $(PIP) --editable '.[test,lint,parity,hub,plot]'
+	touch $@
+
+# optimum wants an older transformers than the parity tests do, so it lives apart.
+$(VENV_OPTIMUM)/.installed: pyproject.toml | python-version
+	test -x $(BIN_OPTIMUM)/python || $(PYTHON) -m venv $(VENV_OPTIMUM)
+	$(BIN_OPTIMUM)/python $(PIP) '$(TORCH)'
+	$(BIN_OPTIMUM)/python $(PIP) --editable '.[optimum]'
 	touch $@
 
 python-version:
