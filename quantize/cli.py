@@ -34,7 +34,9 @@ _REPORT_TOKENS = 8192
 @click.argument("source", metavar="SRC")
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @click.option(
-    "--scheme", type=click.Choice(["int4", "int8", "fp16", "fp32"]), default="int4", help="Weights' format."
+    "--scheme",
+    type=click.Choice(["int4", "int8", "fp16", "fp32"]),
+    help="How weights are stored.  [default: int4; fp32 with --exporter optimum]",
 )
 @click.option("--block-size", type=int, help="Weights that share one scale.  [default: the scheme's]")
 @click.option(
@@ -74,7 +76,7 @@ _REPORT_TOKENS = 8192
 def command(
     source: str,
     out: Path,
-    scheme: str,
+    scheme: str | None,
     block_size: int | None,
     method: str | None,
     head_bits: str | None,
@@ -110,7 +112,7 @@ def command(
         _refuse_with_optimum(scheme, block_size, method, head_bits, head_block_size, calibration_text)
         manifest = _through_optimum(folder, out, name, context, overwrite, repository, revision)
     else:
-        chosen = _scheme(scheme, block_size, method, head_bits, head_block_size, calibration_text)
+        chosen = _scheme(scheme or "int4", block_size, method, head_bits, head_block_size, calibration_text)
         manifest = _native(
             folder,
             out,
@@ -197,14 +199,14 @@ def _scheme(
     return chosen
 
 
-def _refuse_with_optimum(scheme: str, *others: object) -> None:
+def _refuse_with_optimum(scheme: str | None, *others: object) -> None:
     from quantize.errors import SchemeError
 
-    if scheme not in ("fp32", "int8") or any(other is not None for other in others):
+    if scheme not in (None, "fp32") or any(other is not None for other in others):
         raise SchemeError(
-            "--exporter optimum writes --scheme fp32, or int8 (dynamic, per channel); blocks, methods, "
-            "head and "
-            "calibration options belong to the native exporter"
+            "--exporter optimum writes float32 graphs alone: leave out --scheme and the options for "
+            "blocks, methods, "
+            "head and calibration, which belong to the native exporter"
         )
 
 
