@@ -38,7 +38,7 @@ class GraphOptions:
     node (onnxruntime makes the same of Sigmoid and Mul when it optimizes).
     """
 
-    fuse_gate_up: bool = False
+    fuse_gate_up: bool = True
     prune_last_layer: bool = True
     fuse_silu: bool = True
 
