@@ -17,7 +17,7 @@ from edge_runtime.engines.tuning import SessionTuning
 from edge_runtime.errors import ContextOverflowError, EngineError
 from edge_runtime.generate import Chunk, Completion, collect, stream
 from edge_runtime.grammar import Constraint, Grammar, GrammarCompiler
-from edge_runtime.prefix_cache import PrefixCache
+from edge_runtime.prefix_cache import PrefixCache, prefix_cache_budget
 from edge_runtime.sampling import SamplingParams
 from edge_runtime.speculative import Drafter, PromptLookup
 from edge_runtime.tokenizer import Tokenizer
@@ -44,12 +44,13 @@ class LoadedModel:
         manifest: Manifest | None = None,
         path: Path | None = None,
         manifest_sha256: str | None = None,
-        prefix_cache_bytes: int = 256 << 20,
+        prefix_cache_bytes: int | None = None,
         load_s: float = 0.0,
     ) -> None:
         self.engine, self.tokenizer, self.chat_template = engine, tokenizer, chat_template
         self.manifest, self.path, self.manifest_sha256, self.load_s = manifest, path, manifest_sha256, load_s
-        self.prefix_cache = PrefixCache(engine, max_bytes=prefix_cache_bytes)
+        kept = prefix_cache_budget() if prefix_cache_bytes is None else prefix_cache_bytes
+        self.prefix_cache = PrefixCache(engine, max_bytes=kept)
         self._grammar_lock = threading.Lock()
 
     @classmethod
@@ -59,7 +60,7 @@ class LoadedModel:
         *,
         threads: int | None = None,
         engine_options: Mapping[str, object] | None = None,
-        prefix_cache_bytes: int = 256 << 20,
+        prefix_cache_bytes: int | None = None,
         environ: Mapping[str, str] | None = None,
         now: Callable[[], datetime] | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -70,7 +71,8 @@ class LoadedModel:
         Args:
             threads: operator threads; `None` for this machine's default.
             engine_options: further fields of `SessionTuning`.
-            prefix_cache_bytes: KV memory kept between queries.
+            prefix_cache_bytes: KV memory kept between queries; `None` for a sixteenth of the memory there is,
+                at most 256 MiB.
             environ: where `EDGE_ENGINE_*` is read from; the process's environment by default.
             now: the clock that chat templates see.
 

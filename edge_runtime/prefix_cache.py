@@ -2,20 +2,33 @@
 
 The next turn of a conversation goes on where the last one ended; a query that only shares a system prompt
 starts from a copy of that part. What is kept is bounded in bytes, the least recently used state leaves first.
+
+A prompt computed in other pieces rounds differently in its last bits; the texts are equal but for near ties.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from edge_runtime.engines.base import Engine, SequenceState
 
-__all__ = ["PrefixCache"]
+__all__ = ["PrefixCache", "prefix_cache_budget"]
 
 MIN_SHARED = 16
 """A shorter common prefix is quicker to compute again than to look after."""
+
+
+def prefix_cache_budget(memory: int | None = None) -> int:
+    """Bytes of idle KV memory that suit a machine with `memory` bytes (by default this one)."""
+    if memory is None:
+        try:
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (AttributeError, ValueError, OSError):
+            memory = 2**30  # the system does not tell: as on a small board
+    return min(256 << 20, memory // 16)
 
 
 class PrefixCache:

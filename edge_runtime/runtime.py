@@ -73,6 +73,7 @@ class Runtime:
         model: str | Path | Package | None = None,
         *,
         config: _Settings | None = None,
+        prefix_cache_bytes: int | None = None,
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.perf_counter,
         new_id: Callable[[], str] = _new_id,
@@ -81,6 +82,7 @@ class Runtime:
         """Open a model package: by argument, else the configured one, else the shipped one.
 
         Args:
+            prefix_cache_bytes: KV memory kept between queries; see `LoadedModel.open`.
             engine_options: fields of `SessionTuning`, such as `threads`; `None` leaves one to the machine.
 
         Raises:
@@ -94,6 +96,7 @@ class Runtime:
         loaded = LoadedModel.open(
             model if model is not None else config.get("model", "name"),
             engine_options={**config.engine_options(), **engine_options},
+            prefix_cache_bytes=prefix_cache_bytes,
             clock=clock,
         )
         return cls(loaded, config=config, wall_clock=wall_clock, clock=clock, new_id=new_id)

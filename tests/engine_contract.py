@@ -15,10 +15,38 @@ import pytest
 from edge_runtime.engines.base import Engine, Scores
 from edge_runtime.engines.onnx_generic import score_rows
 from edge_runtime.errors import ContextOverflowError, EngineError
-from edge_runtime.sampling import SamplingParams
+from edge_runtime.sampling import Mask, SamplingParams
 from edge_runtime.speculative import PromptLookup
 from edge_runtime.tokens import generate_tokens
 from offload.types import Evidence
+
+
+class OddOnly:
+    """A grammar over bare token ids: after `forced_after` chosen tokens 90 and 91 must follow; else odd ids
+    only.
+    """
+
+    finished = False
+
+    def __init__(self, vocab_size: int, forced_after: int) -> None:
+        odd = np.zeros(-(-vocab_size // 32) * 32, np.uint8)
+        odd[1:vocab_size:2] = 1
+        self._mask = Mask(np.packbits(odd, bitorder="little").view(np.int32))
+        self._forced_after, self.chosen = forced_after, 0
+
+    def forced(self) -> list[int]:
+        if self.chosen != self._forced_after:
+            return []
+        self._forced_after = -1
+        return [90, 91]
+
+    def mask(self) -> Mask:
+        return self._mask
+
+    def consume(self, token_id: int) -> None:
+        assert token_id % 2
+        self.chosen += 1
+
 
 PROMPT = [5, 17, 33, 17, 5, 60, 61, 62, 63, 5, 17, 33]
 
@@ -167,6 +195,39 @@ class EngineContract:
             )
             assert math.isclose(token.margin, ordered[-1] - ordered[-2], abs_tol=self.tolerance)
             scores = check.forward([token.id], want_logits=True)
+
+    @pytest.mark.parametrize("drafter", [None, PromptLookup()], ids=["plain", "drafted"])
+    def test_evidence_ignores_the_mask_and_forced_tokens_have_none(
+        self, engine: Engine, drafter: PromptLookup | None
+    ) -> None:
+        constraint = OddOnly(engine.info.vocab_size, forced_after=3)
+        source = generate_tokens(
+            engine.new_sequence(),
+            PROMPT,
+            SamplingParams(max_tokens=10),
+            info=engine.info,
+            constraint=constraint,  # type: ignore[arg-type]
+            drafter=drafter,
+        )
+        tokens = list(source)
+        assert [token.forced for token in tokens] == [False] * 3 + [True] * 2 + [False] * 5
+        assert [token.id for token in tokens[3:5]] == [90, 91]
+        evidence = Evidence.fold(tokens)
+        assert (evidence.n, evidence.n_scored) == (10, 8)
+        check = engine.new_sequence()
+        scores = check.forward(PROMPT, want_logits=True)
+        for token in tokens:
+            assert scores.logits is not None
+            if token.forced:
+                assert (token.logprob, token.entropy, token.margin) == (None, None, None)
+            else:
+                assert token.id % 2
+                expected = scores.logits[0, token.id] - scores.lse[0]
+                np.testing.assert_allclose(token.logprob, expected, atol=self.tolerance)
+                np.testing.assert_allclose(token.entropy, scores.entropy[0], atol=self.tolerance)
+            scores = check.forward([token.id], want_logits=True)
+        if drafter is None:
+            assert source.stats.passes == 8
 
     def test_drafting_changes_neither_tokens_nor_evidence(self, engine: Engine) -> None:
         params = SamplingParams(max_tokens=40, logit_bias={5: 3.0, 17: 3.0})

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import ScriptedEngine, ScriptedSequence, hashed_row
 
-from edge_runtime.prefix_cache import MIN_SHARED, PrefixCache
+from edge_runtime.prefix_cache import MIN_SHARED, PrefixCache, prefix_cache_budget
 
 SYSTEM = list(range(30))
 
@@ -74,6 +74,12 @@ def test_memory_is_bounded_in_bytes() -> None:
         assert cache.nbytes <= 100 * 100
     _, large = used(cache, [7] * 150)
     assert large.closed
+
+
+def test_a_small_machine_keeps_less() -> None:
+    assert prefix_cache_budget(512 << 20) == 32 << 20
+    assert prefix_cache_budget(64 << 30) == 256 << 20
+    assert 0 < prefix_cache_budget() <= 256 << 20
 
 
 def test_without_room_nothing_is_kept() -> None:
