@@ -115,6 +115,10 @@ class WeightPlan:
         self.initializers: list[onnx.TensorProto] = []
         self.size = 0
         """Bytes that the file will have."""
+        self.resident = 0
+        """Bytes that the weights take once loaded: float16 is computed in float32."""
+        self.largest = 0
+        """Bytes of the largest matrix, which exists twice for a moment while onnxruntime packs it."""
         self.notes: list[str] = []
         """What was decided differently from what was asked for, for people to read."""
         self.step = ""
@@ -173,6 +177,8 @@ class WeightPlan:
             elem = onnx.TensorProto.FLOAT16 if bits == 16 else onnx.TensorProto.FLOAT
             extent = self._reserve(name + ".weight", elem, (rows, columns))
             self._add(extent.nbytes, lambda sink: self._fill_floats(sink, linear.parts, extent, bits))
+            self.resident += extent.nbytes if bits == 16 else 0
+            self.largest = max(self.largest, rows * columns * 4)
             return Matrix(name + ".weight", None, bias, rows, columns, bits, 0, extent)
         block = fitting_block(columns, block_size)
         if block != block_size:
@@ -182,6 +188,7 @@ class WeightPlan:
         count, blob = -(-columns // block), block * bits // 8
         codes = self._reserve(name + ".codes", onnx.TensorProto.UINT8, (rows, count, blob))
         scales = self._reserve(name + ".scales", onnx.TensorProto.FLOAT, (rows, count))
+        self.largest = max(self.largest, codes.nbytes + scales.nbytes)
         matrix = Matrix(name + ".codes", name + ".scales", bias, rows, columns, bits, block, codes)
         self._add(
             codes.nbytes + scales.nbytes, lambda sink: self._fill_codes(sink, linear.parts, matrix, scales)
@@ -192,6 +199,7 @@ class WeightPlan:
         nbytes = math.prod(dims) * onnx.helper.tensor_dtype_to_np_dtype(elem_type).itemsize
         boundary = ALIGNMENT if nbytes >= ALIGNMENT else _SMALL_ALIGNMENT
         extent = Extent(-(-self.size // boundary) * boundary, nbytes)
+        self.resident += extent.offset + nbytes - self.size
         self.size = extent.offset + nbytes
         self.alias(name, elem_type, dims, extent)
         return extent

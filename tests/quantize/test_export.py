@@ -76,6 +76,15 @@ def test_a_package_says_what_it_is_and_verifies(source: Path, tmp_path: Path) ->
     }
 
 
+def test_memory_needed_counts_float16_as_the_float32_it_becomes(tmp_path: Path) -> None:
+    source = make_checkpoint(tmp_path / "tiny-hf", {**PRESETS["tiny"], "tie_word_embeddings": False})
+    half = export(source, tmp_path / "fp16", scheme=Scheme.named("fp16"))
+    full = export(source, tmp_path / "fp32", scheme=Scheme.named("fp32"))
+    assert half.files["model.onnx.data"].size < 0.7 * full.files["model.onnx.data"].size
+    assert half.memory.weights_bytes == pytest.approx(full.memory.weights_bytes, rel=0.02)
+    assert half.memory.runtime_bytes == full.memory.runtime_bytes == (96 << 20) + 512 * 64 * 4
+
+
 def test_the_same_checkpoint_gives_the_same_bytes_whatever_the_slice(source: Path, tmp_path: Path) -> None:
     first = export(source, tmp_path / "a", scheme=INT4, now=lambda: NOON, name="same")
     second = export(source, tmp_path / "b", scheme=INT4, now=lambda: NOON, name="same", slice_bytes=1000)
