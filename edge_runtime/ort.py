@@ -12,8 +12,8 @@ from edge_runtime.errors import EngineError, RuntimeVersionError
 
 __all__ = ["MINIMUM", "REFUSED", "check_version", "load"]
 
-MINIMUM = (1, 22, 0)
-"""Older releases lack operator features the exported graphs use."""
+MINIMUM = (1, 23, 0)
+"""Older releases cannot gather 4- and 8-bit embeddings, nor multiply 8-bit weights in float arithmetic."""
 
 REFUSED = {(1, 21, 0): "it crashes with an illegal instruction on Cortex-A72 (Raspberry Pi 4)"}
 """Releases that are known to fail, with the reason that the user is told."""

@@ -1,6 +1,6 @@
 """Builds the fused ONNX graph of a model description: `docs/onnx-graph.md`, fused graph, version 1.
 
-Only operators and inputs that onnxruntime 1.22 and later have are used (com.microsoft: GroupQueryAttention,
+Only operators and inputs that onnxruntime 1.23 and later have are used (com.microsoft: GroupQueryAttention,
 MatMulNBits, GatherBlockQuantized, SkipSimplifiedLayerNormalization, FusedMatMul), with as few nodes per
 layer as they allow, since at batch 1 on a small model every node costs a measurable share of a step.
 """

@@ -89,7 +89,7 @@ def test_the_switch_is_set_before_the_import_whatever_the_environment_said(
     ("version", "reason"),
     [
         ("1.21.0", "illegal instruction on Cortex-A72"),
-        ("1.21.1", "too old: this release needs 1.22.0 or newer"),
+        ("1.22.1", "too old: this release needs 1.23.0 or newer"),
         ("1.20.0+cu12", "too old"),
     ],
 )
@@ -100,10 +100,10 @@ def test_a_release_that_is_known_to_fail_is_refused_with_the_reason_and_the_way_
         ort.check_version(version)
     assert f"onnxruntime {version} is" in str(caught.value)
     assert reason in str(caught.value)
-    assert "pip install 'onnxruntime>=1.22.0'" in str(caught.value)
+    assert "pip install 'onnxruntime>=1.23.0'" in str(caught.value)
 
 
-@pytest.mark.parametrize("version", ["1.22.0", "1.23.2", "1.32.0", "2.0.0rc1"])
+@pytest.mark.parametrize("version", ["1.23.0", "1.23.2", "1.32.0", "2.0.0rc1"])
 def test_other_releases_are_taken(version: str) -> None:
     ort.check_version(version)
 
