@@ -276,12 +276,23 @@ class OnnxSequence:
         while capacity < total:
             capacity *= 2
         capacity = min(capacity, engine.info.context_length)
-        grown, kept = _kv_buffers(engine.graph, capacity), len(self._tokens)
-        if kept:
-            for (_, target), (_, source) in zip(grown, self._kv, strict=True):
-                target[:, :, :kept] = source[:, :, :kept]
         self._bindings.clear()  # they point at the old buffers
-        self._kv, self._capacity = grown, capacity
+        kept, self._capacity = len(self._tokens), capacity
+        # Buffer by buffer: at most one exists twice while the room grows.
+        try:
+            for at, (name, shape) in enumerate(_kv_names(engine.graph)):
+                grown = _pages((1, shape[0], capacity, shape[1]), engine.graph.kv_dtype)
+                if at == len(self._kv):
+                    self._kv.append((name, grown))
+                else:
+                    grown[:, :, :kept] = self._kv[at][1][:, :, :kept]
+                    self._kv[at] = (name, grown)
+        except (OSError, MemoryError) as error:
+            self.close()
+            raise EngineError(
+                f"there is no memory for the KV cache of {capacity} tokens ({error}): close other "
+                "sequences, or choose a smaller model"
+            ) from error
 
     def _binding(self, tokens: int, num_logits: int, want_logits: bool) -> _Binding:
         key = (tokens, num_logits, want_logits)
@@ -378,22 +389,16 @@ class _Binding:
         )
 
 
-def _kv_buffers(graph: FusedGraph, capacity: int) -> list[tuple[str, npt.NDArray[Any]]]:
-    """Key and value buffers [1, G, capacity, D] of every layer in one anonymous mapping.
+def _kv_names(graph: FusedGraph) -> list[tuple[str, tuple[int, int]]]:
+    """`0.key`, `0.value`, `1.key`, … with (heads, head size)."""
+    return [(f"{layer}.{part}", s) for layer, s in enumerate(graph.kv_shapes) for part in ("key", "value")]
 
-    Pages are committed when first written and go back to the system when the last array is gone.
-    """
-    dtype = np.dtype(_KV_DTYPES[graph.kv_dtype])
-    sizes = [(-(-heads * capacity * dim * dtype.itemsize // 64)) * 64 for heads, dim in graph.kv_shapes]
-    memory = mmap.mmap(-1, max(1, 2 * sum(sizes)))
-    buffers: list[tuple[str, npt.NDArray[Any]]] = []
-    offset = 0
-    for layer, ((heads, dim), size) in enumerate(zip(graph.kv_shapes, sizes, strict=True)):
-        for part in ("key", "value"):
-            flat = np.frombuffer(memory, dtype, heads * capacity * dim, offset)
-            buffers.append((f"{layer}.{part}", flat.reshape(1, heads, capacity, dim)))
-            offset += size
-    return buffers
+
+def _pages(shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
+    """Zeros in pages of their own: committed when first written, given back with the last reference."""
+    size = int(np.prod(shape)) * np.dtype(_KV_DTYPES[dtype]).itemsize
+    flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    return np.frombuffer(mmap.mmap(-1, size, **flags), _KV_DTYPES[dtype]).reshape(shape)
 
 
 def _first_line(error: BaseException) -> str:

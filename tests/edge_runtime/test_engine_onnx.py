@@ -187,6 +187,23 @@ def test_the_room_never_exceeds_the_context(packages: dict[str, Path]) -> None:
     assert sequence.nbytes == engine.info.context_length * 2 * 2 * 2 * 16 * 4
 
 
+def test_no_memory_for_the_cache_is_an_error_and_leaves_an_empty_sequence(
+    packages: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequence = open_fused(packages["fp32"]).new_sequence()
+    sequence.forward(PROMPT)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("edge_runtime.engines.onnx.mmap.mmap", full)
+        with pytest.raises(EngineError, match="no memory for the KV cache of 32 tokens"):
+            sequence.forward(PROMPT)
+    assert sequence.length == 0
+    sequence.forward(PROMPT)
+
+
 def test_small_arrays_of_scores_belong_to_the_caller(packages: dict[str, Path]) -> None:
     sequence = open_fused(packages["fp32"]).new_sequence()
     first = sequence.forward([5])
