@@ -23,7 +23,8 @@ def _parse(version: str) -> tuple[int, int, int]:
     """`1.22.0`, `1.23.0rc1` or `1.23.0+cu12` → (1, 23, 0)."""
     parts = version.split("+")[0].split(".")[:3]
     numbers = [int("".join(c for c in part if c.isdigit()) or 0) for part in parts]
-    return (numbers + [0, 0, 0])[0], (numbers + [0, 0, 0])[1], (numbers + [0, 0, 0])[2]
+    major, minor, patch = (*numbers, 0, 0, 0)[:3]
+    return major, minor, patch
 
 
 def check_version(version: str) -> None:
@@ -36,7 +37,8 @@ def check_version(version: str) -> None:
     wanted = ".".join(map(str, MINIMUM))
     if parsed in REFUSED:
         raise RuntimeVersionError(
-            f"onnxruntime {version} is refused: {REFUSED[parsed]}. Install another: pip install 'onnxruntime>={wanted}'"
+            f"onnxruntime {version} is refused: {REFUSED[parsed]}. "
+            f"Install another: pip install 'onnxruntime>={wanted}'"
         )
     if parsed < MINIMUM:
         raise RuntimeVersionError(
@@ -56,7 +58,9 @@ def load() -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
-        raise EngineError(f"onnxruntime cannot be imported ({error}). Install it with: pip install onnxruntime") from error
+        raise EngineError(
+            f"onnxruntime cannot be imported ({error}). Install it with: pip install onnxruntime"
+        ) from error
     check_version(onnxruntime.__version__)
     module: ModuleType = onnxruntime
     return module
