@@ -66,8 +66,8 @@ class Query:
 class Token:
     """One generated token with its evidence.
 
-    `logprob` is log p(token) and `entropy` −Σ p log p of the raw next-token distribution, in nats; `margin` is
-    the log-probability of the most likely token minus that of the second most likely one (≥ 0), in nats.
+    `logprob` is log p(token) and `entropy` −Σ p log p of the raw next-token distribution, in nats; `margin`
+    is the log-probability of the most likely token minus that of the second most likely one (≥ 0), in nats.
     A token whose forward pass was skipped because a grammar left no choice is `forced` and has no evidence.
     """
 
@@ -106,7 +106,7 @@ class Evidence:
         finish_reason: FinishReason | None = None,
         spans: Mapping[str, Sequence[Token]] | None = None,
     ) -> Evidence:
-        """Fold tokens into evidence. A non-finite figure counts as missing, so that it can never read as sure."""
+        """Fold tokens into evidence. A non-finite figure counts as missing: it must never read as sure."""
         kept = list(tokens)
         logprobs = sorted(_finite(t.logprob for t in kept))
         entropies = _finite(t.entropy for t in kept)
@@ -128,7 +128,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """P(the answer is right). `p_correct` is `None` until a calibration exists; `raw` is the signal's value."""
+    """P(the answer is right). `p_correct` is `None` until a calibration exists; `raw` is the signal."""
 
     p_correct: float | None
     signal: str | None
