@@ -64,7 +64,9 @@ def quantize_checkpoint(
     Args:
         scheme: how weights are stored.
         name: the package's id; by default the name of `out`.
-        context_length: tokens; by default the checkpoint's, but at most `DEFAULT_CONTEXT_LENGTH`.
+        context_length: tokens; by default the checkpoint's, but at most `DEFAULT_CONTEXT_LENGTH` and, for
+        longrope,
+            at most the length up to which its short factors apply.
         topk: log-probabilities that the graph returns per position.
         progress: called after each tensor.
         quantizer: replaces `scheme.method` by something that knows more, e.g. calibration.
@@ -118,7 +120,7 @@ def quantize_checkpoint(
                 Manifest(
                     id=name or package_id(out.name),
                     architecture=model.architecture,
-                    quantization=_quantization(scheme),
+                    quantization=quantization_fields(scheme),
                     context_length=length,
                     vocab_size=model.vocab_size,
                     parameters=model.parameters(),
@@ -184,7 +186,10 @@ def _check(model: ModelDescription, checkpoint: Checkpoint) -> None:
 
 def _context_length(model: ModelDescription, wanted: int | None) -> int:
     if wanted is None:
-        return min(model.context_length, DEFAULT_CONTEXT_LENGTH)
+        # Beyond its switch a longrope model feeds everything again: a context that crosses it must be asked
+        # for.
+        switches = [rope.switch for rope in model.ropes.values() if rope.switch is not None]
+        return min(model.context_length, DEFAULT_CONTEXT_LENGTH, *switches)
     if not 1 <= wanted <= model.context_length:
         raise SchemeError(
             f"context length {wanted} is not possible; "
@@ -193,7 +198,8 @@ def _context_length(model: ModelDescription, wanted: int | None) -> int:
     return wanted
 
 
-def _quantization(scheme: Scheme) -> Quantization:
+def quantization_fields(scheme: Scheme) -> Quantization:
+    """A scheme as the manifest tells it."""
     return Quantization(
         scheme=scheme.name,
         method=scheme.method if scheme.quantized else "none",

@@ -4,6 +4,7 @@ feed it."""
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def build(
     tmp_path: Path, config: dict[str, Any], scheme: Scheme, *, std: float = 0.15, **more: Any
 ) -> tuple[Path, Path]:
     source = make_checkpoint(tmp_path / "hf", config, std=std, norm_std=0.3)
+    more.setdefault("context_length", config["max_position_embeddings"])
     quantize_checkpoint(source, tmp_path / "package", scheme=scheme, **more)
     return source, tmp_path / "package"
 
@@ -158,8 +160,11 @@ def test_longrope_uses_short_frequencies_up_to_the_switch_and_long_ones_beyond(t
     assert np.abs(short - long).max() > 0.01  # the two sets differ enough for the test to tell
 
 
-def test_longrope_exported_for_a_short_context_needs_no_switch(tmp_path: Path) -> None:
-    source, package = build(tmp_path, CASES["phi3-longrope"], Scheme.named("fp32"), context_length=20)
+def test_longrope_is_exported_for_its_short_factors_unless_more_is_asked_for(tmp_path: Path) -> None:
+    source, package = build(tmp_path, CASES["phi3-longrope"], Scheme.named("fp32"), context_length=None)
+    options = json.loads((package / "manifest.json").read_text())
+    assert options["context_length"] == 20
+    assert "rope_switch" not in options["engine_options"]
     found = GraphRunner(package, capacity=32).feed(TOKENS[:20])["logits"]
     np.testing.assert_allclose(found, expected(source, TOKENS[:20]), atol=1e-4)
 

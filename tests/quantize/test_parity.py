@@ -172,14 +172,14 @@ def test_fp32_export_agrees_with_transformers(tmp_path: Path, case: str) -> None
     family, config = CASES[case]
     model = randomized(family, config)
     source = saved(model, tmp_path / "hf")
-    quantize_checkpoint(source, tmp_path / "package", scheme=Scheme.named("fp32"))
+    quantize_checkpoint(source, tmp_path / "package", scheme=Scheme.named("fp32"), context_length=256)
     check(tmp_path / "package", logits_of(model), case)
 
 
 def test_longrope_agrees_on_both_sides_of_the_switch(tmp_path: Path) -> None:
     model = randomized(*CASES["phi3-longrope"])
     source = saved(model, tmp_path / "hf")
-    quantize_checkpoint(source, tmp_path / "package", scheme=Scheme.named("fp32"))
+    quantize_checkpoint(source, tmp_path / "package", scheme=Scheme.named("fp32"), context_length=256)
     reference, runner = logits_of(model), GraphRunner(tmp_path / "package", capacity=64)
     for length in (23, 24, 25, 40):
         runner.rewind(0)
