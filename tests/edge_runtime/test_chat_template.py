@@ -20,7 +20,7 @@ TALK = [
 ]
 LIGHT = {
     "name": "light",
-    "description": "Turn <on> & off",
+    "description": "Turn <on> & off: naïve 東京",
     "parameters": {"type": "object", "properties": {"area": {"type": "string"}}},
 }
 TOOLS = [{"type": "function", "function": LIGHT}]

@@ -13,7 +13,6 @@ from edge_runtime.errors import ContextOverflowError, EngineError, GenerationCan
 from edge_runtime.generate import Chunk, RunningEvidence, collect, generate, stream
 from edge_runtime.grammar import Grammar, GrammarCompiler
 from edge_runtime.sampling import SamplingParams
-from edge_runtime.speculative import PromptLookup
 from edge_runtime.tokenizer import Tokenizer
 from edge_runtime.tokens import generate_tokens
 from offload.types import Evidence, Token
@@ -97,6 +96,16 @@ def test_what_is_cached_already_is_not_fed_again() -> None:
     assert engine.passes[1] == 1
 
 
+def test_a_prompt_that_is_cached_whole_is_fed_its_last_token_again() -> None:
+    engine = ScriptedEngine(hashed_row(60), 60)
+    sequence = engine.new_sequence()
+    sequence.forward(PROMPT)
+    tokens = generate_tokens(sequence, PROMPT, SamplingParams(max_tokens=2), info=engine.info)
+    fresh = generate_tokens(engine.new_sequence(), PROMPT, SamplingParams(max_tokens=2), info=engine.info)
+    assert [t.id for t in tokens] == [t.id for t in fresh]
+    assert engine.passes[1] == 1
+
+
 def test_afterwards_the_cache_holds_prompt_and_text() -> None:
     engine = ScriptedEngine(hashed_row(60), 60)
     sequence = engine.new_sequence()
@@ -171,15 +180,21 @@ def test_a_cancelled_stream_ends_with_that_reason_and_its_evidence() -> None:
 
 def test_leaving_a_stream_early_keeps_the_sequence_usable() -> None:
     engine = ScriptedEngine(hashed_row(60, order=1), 60)
-    sequence = engine.new_sequence()
-    tokens = generate_tokens(
-        sequence, PROMPT, SamplingParams(max_tokens=50), info=engine.info, drafter=PromptLookup()
-    )
-    seen = [next(tokens).id for _ in range(9)]
-    tokens.close()
-    assert sequence.tokens == (PROMPT + seen)[: sequence.length]
-    again = generate_tokens(sequence, PROMPT, SamplingParams(max_tokens=9), info=engine.info)
-    assert [t.id for t in again] == seen
+
+    class Wrong:
+        def draft(self, tokens: object) -> list[int]:
+            return [59, 58, 57]
+
+    for count in range(1, 9):
+        sequence = engine.new_sequence()
+        tokens = generate_tokens(
+            sequence, PROMPT, SamplingParams(max_tokens=50), info=engine.info, drafter=Wrong()
+        )
+        seen = [next(tokens).id for _ in range(count)]
+        tokens.close()
+        assert sequence.tokens == (PROMPT + seen)[: sequence.length]
+        again = generate_tokens(sequence, PROMPT, SamplingParams(max_tokens=count), info=engine.info)
+        assert [t.id for t in again] == seen
 
 
 # --- the end of the context ---------------------------------------------------------------------------------

@@ -109,6 +109,41 @@ def test_every_path_chooses_what_the_plain_sampler_chooses(
         naive.text.append(chosen)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    params=st.builds(
+        SamplingParams,
+        temperature=st.sampled_from([1.0, 1.0, 0.6]),
+        top_k=st.sampled_from([0, 0, 5]),
+        top_p=st.sampled_from([1.0, 0.95, 0.6, 0.1]),
+        min_p=st.sampled_from([0.0, 0.0, 0.1, 0.7]),
+        seed=st.integers(0, 1000),
+    ),
+    seed=st.integers(0, 10_000),
+    spread=st.sampled_from([0.3, 2.0, 6.0]),
+)
+def test_the_best_tokens_decide_alone_only_where_they_may(
+    params: SamplingParams, seed: int, spread: float
+) -> None:
+    random, fast, naive = np.random.default_rng(seed), Sampler(params), NaiveSampler(params, [])
+    for _ in range(8):
+        scores = random_scores(random, VOCAB, spread=spread)
+        assert fast.choose(scores) == naive.choose(scores.logits[0])
+
+
+def test_of_equal_tokens_the_smaller_id_comes_first() -> None:
+    rows = np.zeros((1, VOCAB), np.float32)
+    rows[0, [4, 9, 30]] = 2.0
+    scores = Scores(
+        np.array([[4]]), np.array([[2.0]], np.float32), np.ones(1, np.float32), np.ones(1, np.float32), rows
+    )
+    for seed in range(30):
+        params = SamplingParams(temperature=0.5, top_k=2, seed=seed)
+        chosen = Sampler(params).choose(scores)
+        assert chosen == NaiveSampler(params, []).choose(rows[0])
+        assert chosen in (4, 9)
+
+
 def test_same_seed_same_tokens_and_another_seed_others() -> None:
     def draw(seed: int) -> list[int]:
         sampler, random = Sampler(SamplingParams(temperature=1.5, seed=seed)), np.random.default_rng(0)
