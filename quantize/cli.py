@@ -36,7 +36,8 @@ _REPORT_TOKENS = 8192
 @click.option(
     "--scheme",
     type=click.Choice(["int4", "int8", "fp16", "fp32"]),
-    help="How weights are stored.  [default: int4; fp32 with --exporter optimum]",
+    default="int4",
+    help="How weights are stored.",
 )
 @click.option("--block-size", type=int, help="Weights that share one scale.  [default: the scheme's]")
 @click.option(
@@ -76,7 +77,7 @@ _REPORT_TOKENS = 8192
 def command(
     source: str,
     out: Path,
-    scheme: str | None,
+    scheme: str,
     block_size: int | None,
     method: str | None,
     head_bits: str | None,
@@ -107,12 +108,10 @@ def command(
     started = time.perf_counter()
     folder, repository, revision = _source(source)
     rows = None if report_text is None else _rows(folder, report_text, report_tokens)
+    chosen = _scheme(scheme, block_size, method, head_bits, head_block_size, calibration_text, exporter)
     if exporter == "optimum":
-        chosen = None
-        _refuse_with_optimum(scheme, block_size, method, head_bits, head_block_size, calibration_text)
-        manifest = _through_optimum(folder, out, name, context, overwrite, repository, revision)
+        manifest = _through_optimum(folder, out, chosen, name, context, overwrite, repository, revision)
     else:
-        chosen = _scheme(scheme or "int4", block_size, method, head_bits, head_block_size, calibration_text)
         manifest = _native(
             folder,
             out,
@@ -177,13 +176,20 @@ def _scheme(
     head_bits: str | None,
     head_block_size: int | None,
     calibration_text: Path | None,
+    exporter: str,
 ) -> Scheme:
+    """The options as one checked scheme."""
     from quantize.errors import SchemeError
     from quantize.methods import CALIBRATED
     from quantize.schemes import Scheme
 
     if method is None and calibration_text is not None:
         method = "gptq"
+    if exporter == "optimum" and (method in CALIBRATED or name == "fp16"):
+        what = "scheme 'fp16'" if name == "fp16" else f"method '{method}'"
+        raise SchemeError(
+            f"{what} belongs to the native exporter; --exporter optimum writes int4, int8 or fp32"
+        )
     chosen = Scheme.named(
         name,
         block_size=block_size,
@@ -197,17 +203,6 @@ def _scheme(
             f"{what} does not use --calibration-text; leave it out, or choose int4 with weighted or gptq"
         )
     return chosen
-
-
-def _refuse_with_optimum(scheme: str | None, *others: object) -> None:
-    from quantize.errors import SchemeError
-
-    if scheme not in (None, "fp32") or any(other is not None for other in others):
-        raise SchemeError(
-            "--exporter optimum writes float32 graphs alone: leave out --scheme and the options for "
-            "blocks, methods, "
-            "head and calibration, which belong to the native exporter"
-        )
 
 
 # --- making the package ---------------------------------------------------------------------------
@@ -285,6 +280,7 @@ def _quantizer(
 def _through_optimum(
     folder: Path,
     out: Path,
+    scheme: Scheme,
     name: str | None,
     context: int | None,
     overwrite: bool,
@@ -297,6 +293,7 @@ def _through_optimum(
     return export_with_optimum(
         folder,
         out,
+        scheme=scheme,
         name=name,
         context_length=context,
         overwrite=overwrite,

@@ -26,13 +26,15 @@ import onnx
 
 from edge_runtime import ort
 from edge_runtime.errors import MissingExtraError
-from model_zoo.manifest import Generation, Licence, Manifest, Memory, Quantization, Source
+from model_zoo.manifest import Generation, Licence, Manifest, Memory, Source
 from model_zoo.writer import PackageWriter
 from quantize.checkpoint import Checkpoint, read_json
 from quantize.companions import chat_template, generation_settings, licence_of, tokenizer_file
 from quantize.errors import ExporterError, UnsupportedArchitectureError
-from quantize.export import DEFAULT_CONTEXT_LENGTH, package_id
+from quantize.export import DEFAULT_CONTEXT_LENGTH, package_id, quantization_fields
+from quantize.generic_graph import quantize_generic
 from quantize.optimum_config import check_loaded, is_transformers_5, translate
+from quantize.schemes import Scheme
 
 __all__ = ["export_with_optimum"]
 
@@ -48,6 +50,7 @@ def export_with_optimum(
     source: Path,
     out: Path,
     *,
+    scheme: Scheme,
     name: str | None = None,
     context_length: int | None = None,
     topk: int = 8,
@@ -55,12 +58,16 @@ def export_with_optimum(
     repository: str | None = None,
     revision: str | None = None,
 ) -> Manifest:
-    """Write a float32 package with a generic graph at `out` from the checkpoint folder `source`.
+    """Write a package with a generic graph at `out` from the checkpoint folder `source`.
+
+    The float32 graph is checked first; `scheme` (fp32, int8 or int4 with a data-free method) then applies
+    to its matrices.
 
     Raises:
         MissingExtraError: optimum is not installed.
         CheckpointError: the checkpoint is incomplete or damaged.
         UnsupportedArchitectureError: optimum cannot export it either.
+        SchemeError: a weight is not finite.
         ExporterError: the export failed, or would give a damaged model.
         model_zoo.StoreError: the package cannot be written.
     """
@@ -77,6 +84,8 @@ def export_with_optimum(
             # 2. export, then compare with torch before anything is kept
             exported = _export(staged, work / "onnx", checkpoint.folder)
             vocab_size = _verify(staged, exported, config, checkpoint.folder)
+            if scheme.quantized:
+                quantize_generic(exported, scheme, vocab_size)
             # 3. pack
             template = chat_template(checkpoint.folder)
             licence = licence_of(checkpoint.folder)
@@ -97,7 +106,7 @@ def export_with_optimum(
                     Manifest(
                         id=name or package_id(out.name),
                         architecture=str((config.get("architectures") or [config.get("model_type")])[0]),
-                        quantization=Quantization("fp32", "none", 32),
+                        quantization=quantization_fields(scheme),
                         context_length=_context_length(trained, context_length),
                         vocab_size=vocab_size,
                         parameters=sum(int(np.prod(info.shape)) for info in checkpoint.tensors.values()),

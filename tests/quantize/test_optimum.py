@@ -119,7 +119,7 @@ def test_a_missing_optimum_names_the_extra(monkeypatch, tmp_path, module):
         monkeypatch.setitem(sys.modules, name, np)  # anything that can be imported
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=r"--exporter optimum .*edge-runtime\[optimum\]"):
-        export_with_optimum(tmp_path, tmp_path / "out")
+        export_with_optimum(tmp_path, tmp_path / "out", scheme=Scheme.named("fp32"))
 
 
 # --- the real thing ---
@@ -136,16 +136,10 @@ def export():
         )
     root = Path(__file__).resolve().parent.parent.parent
 
-    def run(source, out):
-        command = [
-            python,
-            str(root / "tools" / "quantize.py"),
-            str(source),
-            str(out),
-            "--exporter",
-            "optimum",
-        ]
-        return subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    def run(source, out, scheme="fp32"):
+        command = [python, str(root / "tools" / "quantize.py"), str(source), str(out)]
+        options = ["--exporter", "optimum", "--scheme", scheme, "--json"]
+        return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
 
     return run
 
@@ -194,6 +188,21 @@ def test_a_checkpoint_of_transformers_5_comes_out_undamaged(export, tmp_path, ro
     ids = np.random.default_rng(0).integers(0, manifest.vocab_size, 120).tolist()
     ours, theirs = (logits_of(tmp_path / name, ids, [90, 91, 95]) for name in ("native", "generic"))
     np.testing.assert_allclose(theirs, ours, atol=1e-4 * np.abs(ours).max())
+
+
+@pytest.mark.heavy
+def test_a_generic_graph_is_quantized_like_ours(export, tmp_path):
+    source = make_checkpoint(tmp_path / "checkpoint")
+    done = export(source, tmp_path / "generic", "int8")
+    assert done.returncode == 0, done.stderr
+    manifest = open_package(tmp_path / "generic").manifest
+    assert (manifest.quantization.scheme, manifest.quantization.bits) == ("int8", 8)
+    for scheme in ("int8", "fp32"):
+        quantize_checkpoint(source, tmp_path / scheme, scheme=Scheme.named(scheme))
+    assert manifest.size_bytes < 1.5 * open_package(tmp_path / "int8").manifest.size_bytes
+    ids = np.random.default_rng(0).integers(0, manifest.vocab_size, 100).tolist()
+    exact, ours, theirs = (logits_of(tmp_path / name, ids, [60, 61]) for name in ("fp32", "int8", "generic"))
+    assert np.abs(theirs - exact).mean() < 1.5 * np.abs(ours - exact).mean()
 
 
 @pytest.mark.heavy

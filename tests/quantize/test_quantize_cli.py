@@ -119,12 +119,9 @@ def test_without_a_text_gptq_calibrates_on_the_models_own(source, tmp_path):
         (["--report"], 2, "name it with --report-text FILE"),
         (["--report-text", "nowhere.txt"], 6, "the text file nowhere.txt is missing"),
         (["--calibration-text", "nowhere.txt"], 6, "the text file nowhere.txt is missing"),
-        (["--exporter", "optimum", "--scheme", "int4"], 6, "--exporter optimum writes float32 graphs alone"),
-        (
-            ["--exporter", "optimum", "--block-size", "32"],
-            6,
-            "--exporter optimum writes float32 graphs alone",
-        ),
+        (["--exporter", "optimum", "--method", "gptq"], 6, "method 'gptq' belongs to the native exporter"),
+        (["--exporter", "optimum", "--scheme", "fp16"], 6, "scheme 'fp16' belongs to the native exporter"),
+        (["--exporter", "optimum", "--report-text", "TEXT"], 2, "--report needs the native exporter"),
         (["--scheme", "int5"], 2, "'int5' is not one of"),
     ],
 )
