@@ -33,11 +33,15 @@ _MAX_BINDINGS = 12
 
 @dataclass(frozen=True, slots=True)
 class FusedGraph:
-    """The facts of `engine_options` that the engine needs; `kv_shapes` is [(G, D)] per layer."""
+    """The facts of `engine_options` that the engine needs; `kv_shapes` is [(G, D)] per layer.
+
+    `rope_switch`: longer sequences use other rotary frequencies (longrope); `None`: one set for all.
+    """
 
     kv_shapes: tuple[tuple[int, int], ...]
     kv_dtype: str
     topk: int
+    rope_switch: int | None = None
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> FusedGraph:
@@ -60,6 +64,7 @@ class FusedGraph:
                 kv_shapes=tuple((int(heads), int(dim)) for heads, dim in shapes),
                 kv_dtype=str(options.get("kv_dtype", "float32")),
                 topk=int(options["topk"]),
+                rope_switch=None if (switch := options.get("rope_switch")) is None else int(switch),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise EngineError(
@@ -126,6 +131,8 @@ class OnnxEngine:
         layers = range(len(graph.kv_shapes))
         wanted = {"input_ids", "seqlens_k", "total_sequence_length", "num_logits"}
         wanted |= {"logits", "topk_logits", "topk_ids", "lse", "entropy"}
+        if graph.rope_switch is not None:
+            wanted.add("rope_length")
         wanted |= {
             f"{side}.{i}.{part}"
             for side in ("past_key_values", "present")
@@ -194,6 +201,7 @@ class OnnxSequence:
         self._capacity = 0
         self._kv: list[tuple[str, npt.NDArray[Any]]] = []
         self._bindings: OrderedDict[tuple[int, int, bool], _Binding] = OrderedDict()
+        self._long = False  # the cached keys were rotated for a sequence beyond `rope_switch`
 
     @property
     def tokens(self) -> list[int]:
@@ -215,7 +223,8 @@ class OnnxSequence:
 
         Raises:
             ContextOverflowError: the cache would exceed the context length.
-            EngineError: wrong arguments, or onnxruntime failed; the sequence is then as it was.
+            EngineError: wrong arguments, or onnxruntime failed; the sequence is then as it was (or empty,
+                where a longrope model had to compute the cached tokens again).
         """
         engine, count, start = self._engine, len(tokens), len(self._tokens)
         if not 1 <= num_logits <= count:
@@ -225,14 +234,22 @@ class OnnxSequence:
             raise EngineError(f"token {wrong} is not in the vocabulary of {engine.info.vocab_size} tokens")
         if start + count > engine.info.context_length:
             raise overflow(engine.info.model_id, start, count, engine.info.context_length)
+        switch = engine.graph.rope_switch
+        if switch is not None and self._long != (start + count > switch):
+            # Keys cached under the other frequencies do not fit: all tokens are fed again, as if for
+            # the first time (which is what transformers does at this point, too).
+            tokens, self._tokens = [*self._tokens, *tokens], []
+            count, start, self._long = len(tokens), 0, not self._long
         self._reserve(start + count)
         # The head is computed for the last positions alone; earlier chunks ask for the least there is.
         chunk, done = engine.tuning.prefill_chunk, 0
         while count - done > chunk and count - done - chunk >= num_logits:
-            self._binding(chunk, 1, False).run(tokens[done : done + chunk], start + done + chunk)
+            self._binding(chunk, 1, False).run(
+                tokens[done : done + chunk], start + done + chunk, start + count
+            )
             done += chunk
         binding = self._binding(count - done, num_logits, want_logits)
-        binding.run(tokens[done:] if done else tokens, start + count)
+        binding.run(tokens[done:] if done else tokens, start + count, start + count)
         self._tokens.extend(tokens)
         return binding.scores()
 
@@ -259,7 +276,7 @@ class OnnxSequence:
             other._reserve(length + 1)
             for (_, target), (_, source) in zip(other._kv, self._kv, strict=True):
                 target[:, :, :length] = source[:, :, :length]
-            other._tokens = self._tokens[:length]
+            other._tokens, other._long = self._tokens[:length], self._long
         return other
 
     def close(self) -> None:
@@ -318,6 +335,7 @@ class _Binding:
         "_kv",
         "_logits",
         "_lse",
+        "_rope_length",
         "_run",
         "_seqlens",
         "_topk_ids",
@@ -354,6 +372,9 @@ class _Binding:
             ("num_logits", count),
             *((f"past_key_values.{name}", array) for name, array in kv),
         ]
+        self._rope_length = np.zeros((), np.int64)
+        if engine.graph.rope_switch is not None:
+            inputs.append(("rope_length", self._rope_length))
         for name, array in inputs:
             self._io.bind_input(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
         outputs: list[tuple[str, npt.NDArray[Any]]] = [
@@ -368,10 +389,12 @@ class _Binding:
         for name, array in outputs:
             self._io.bind_output(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
 
-    def run(self, tokens: Sequence[int], total: int) -> None:
+    def run(self, tokens: Sequence[int], total: int, whole: int) -> None:
+        """Feed `tokens`; the cache then holds `total`, and `whole` once all of the input has been fed."""
         self._ids[0] = tokens
         self._seqlens[0] = total - 1
         self._total[()] = total
+        self._rope_length[()] = whole
         try:
             self._run(self._io)
         except Exception as error:
