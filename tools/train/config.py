@@ -46,6 +46,7 @@ class TrainConfig:
     batch_tokens: int = 5120
     learning_rate: float = 2e-3
     final_share: float = 0.02  # learning rate at the end, as a share of the peak
+    decay_share: float = 0.5  # of the time, at its end, over which the rate falls
     warmup_steps: int = 150
     weight_decay: float = 0.1
     beta2: float = 0.98

@@ -8,7 +8,6 @@ the flat gradients are averaged. Weights are float32; the forward and backward p
 from __future__ import annotations
 
 import json
-import math
 import os
 import random
 import time
@@ -139,11 +138,11 @@ class Run:
         part.replace(self.out / "state.pt")
 
     def rate(self, progress: float) -> float:
-        """Learning rate: linear warm-up over steps, cosine over the share of the time that is used up."""
+        """Learning rate: warm-up over steps, level, then linear decay over the last share of the time."""
         c = self.config
         warm = min(1.0, (self.step + 1) / c.warmup_steps)
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        return c.learning_rate * warm * (c.final_share + (1 - c.final_share) * cosine)
+        left = min(1.0, max(0.0, 1 - progress) / c.decay_share)
+        return c.learning_rate * warm * (c.final_share + (1 - c.final_share) * left)
 
     def train(self) -> None:
         c, total = self.config, self.config.minutes * 60
