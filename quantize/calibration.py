@@ -39,7 +39,7 @@ from quantize.schemes import Quantizer, Scheme
 __all__ = ["MEMORY_BYTES", "TOKENS", "Activations", "calibrated_quantizer", "sample_rows"]
 
 TOKENS = 8192
-"""Tokens of calibration text that are used by default: half as many left 11 % more divergence (pocket model)."""
+"""Tokens of calibration text that are used by default: half as many left 11 % more divergence (pocket)."""
 
 OWN_ROW = 256
 """Tokens of a row of the model's own text at most."""
