@@ -257,7 +257,10 @@ class WeightPlan:
         offset, scale_offset = matrix.weights_extent.offset, scales.offset
         for part in parts:
             for rows in self._checkpoint.slices(part.tensor, part.start, part.stop, self._slice_bytes):
-                codes, scale = self._quantizer(part.tensor, rows, matrix.bits, matrix.block)
+                try:
+                    codes, scale = self._quantizer(part.tensor, rows, matrix.bits, matrix.block)
+                except SchemeError as error:
+                    raise SchemeError(f"tensor '{part.tensor}': {error}") from error
                 packed = pack(codes, matrix.bits)
                 sink.write(offset, packed)
                 sink.write(scale_offset, scale)
