@@ -219,8 +219,8 @@ class Terminal:
     def interrupt_until(self, wanted: str) -> None:
         """Press Ctrl-C until `wanted` is shown.
 
-        In the instant between the prompt's display and the wait for keys, Python notices an interrupt only with
-        the next key: no person is that fast, but a test is.
+        In the instant between the prompt's display and the wait for keys, Python notices an interrupt
+        only with the next key: no person is that fast, but a test is.
         """
         for _ in range(60):
             self.type("\x03")
