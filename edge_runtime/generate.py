@@ -7,7 +7,6 @@ second, peak memory and, at the end, the reason why it ended.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from edge_runtime.detokenize import StopStrings
 from edge_runtime.engines.base import Engine, SequenceState
 from edge_runtime.errors import GenerationCancelled
 from edge_runtime.grammar import Constraint
+from edge_runtime.memory import peak_rss_mib
 from edge_runtime.sampling import SamplingParams
 from edge_runtime.speculative import Drafter
 from edge_runtime.tokenizer import Tokenizer
@@ -29,7 +29,6 @@ __all__ = [
     "collect",
     "generate",
     "generate_tokens",
-    "peak_rss_mib",
     "stream",
 ]
 
@@ -40,7 +39,7 @@ class Chunk:
 
     `evidence` covers everything so far (quantiles only in the last chunk, which has a `finish_reason`).
     Speeds are tokens per second: prompt tokens that had to be computed over prefill time, generated ones over
-    decode time. `peak_memory_mib` is the process's peak resident set.
+    decode time. `peak_memory_mib` is the process's peak resident set, read at the first chunk and the last.
     """
 
     text: str
@@ -134,7 +133,7 @@ def stream(
     probe = peak_memory or peak_rss_mib
     own = engine.new_sequence() if sequence is None else None
     detokenizer, stops, running = tokenizer.detokenizer(), StopStrings(params.stop), RunningEvidence()
-    started = clock()
+    started, peak = clock(), None
     try:
         source = generate_tokens(
             own or sequence,  # type: ignore[arg-type]  # one of the two is there
@@ -152,9 +151,12 @@ def stream(
         )
 
         def chunk(text: str, tokens: tuple[Token, ...], reason: FinishReason | None = None) -> Chunk:
+            nonlocal peak
+            if peak is None or reason is not None:  # asking the system costs as much as a small model's step
+                peak = probe()
             evidence = running.evidence() if reason is None else Evidence.fold(running.tokens, reason)
             return _chunk(
-                source, text, tokens, evidence, len(running.tokens), clock() - started, probe(), reason
+                source, text, tokens, evidence, len(running.tokens), clock() - started, peak, reason
             )
 
         reason: FinishReason = "stop"
@@ -224,16 +226,6 @@ def timings_of(last: Chunk) -> dict[str, float]:
         "tokens_per_s": last.tokens_per_s,
         "peak_rss_mib": last.peak_memory_mib,
     }
-
-
-def peak_rss_mib() -> float:
-    """Peak resident set of this process in MiB; 0 where the system does not tell (Windows)."""
-    try:
-        import resource
-    except ImportError:
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def _chunk(

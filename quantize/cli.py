@@ -7,8 +7,6 @@ This module knows options and how results are shown; the work is done by the mod
 from __future__ import annotations
 
 import contextlib
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_runtime.cli.output import emit_json, json_option, print_table, progress, status
+from edge_runtime.memory import peak_rss_mib
 
 if TYPE_CHECKING:
     from model_zoo.manifest import Manifest
@@ -124,7 +123,7 @@ def command(
             calibration_text,
             calibration_tokens,
         )
-    seconds, peak = time.perf_counter() - started, _peak_memory()
+    seconds, peak = time.perf_counter() - started, round(peak_rss_mib() * 2**20)
     found = None
     if rows is not None:
         from model_zoo import amend
@@ -378,14 +377,3 @@ def _show(out: Path, manifest: Manifest, seconds: float, peak: int, found: Fidel
     print_table(["", "value"], rows)
     if found is not None:
         print_table(["against float32", "value"], rows_of_table(found))
-
-
-def _peak_memory(status_file: Path = Path("/proc/self/status")) -> int:
-    """Largest resident size of this process so far, bytes."""
-    # Linux' getrusage also counts what the parent held when it forked; the high-water mark does not.
-    with contextlib.suppress(OSError):
-        for line in status_file.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used if sys.platform == "darwin" else used * 1024  # kilobytes everywhere but on macOS

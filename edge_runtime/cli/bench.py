@@ -17,11 +17,12 @@ import click
 
 from edge_runtime.cli.options import model_options, open_model
 from edge_runtime.cli.output import emit_json, json_option, print_table, progress
+from edge_runtime.memory import read_memory
 
 if TYPE_CHECKING:
     from edge_runtime.engines.base import Engine
 
-__all__ = ["Memory", "Speed", "command", "machine", "measure", "read_memory", "steps_of"]
+__all__ = ["Speed", "command", "machine", "measure", "steps_of"]
 
 PROMPT_SIZES = (256, 1024)
 DECODE_PROMPT = 32
@@ -41,19 +42,6 @@ class Speed:
     decode_tokens: int
     prefill: Mapping[int, float] = field(default_factory=dict)
     ttft_s: Mapping[int, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Resident memory of this process in MiB (Linux; `None` where the system does not tell).
-
-    `peak` is the highest total so far; `anonymous` and `file` split what is resident now. The kernel can drop
-    file-backed pages and read them again.
-    """
-
-    peak: float | None
-    anonymous: float | None
-    file: float | None
 
 
 def measure(
@@ -121,19 +109,6 @@ def measure(
 def steps_of(context_length: int, runs: int, prompt_sizes: Sequence[int] = PROMPT_SIZES) -> int:
     """How often `measure` calls `step`."""
     return (runs + 1) * (1 + (sum(size < context_length for size in prompt_sizes) or 1))
-
-
-def read_memory(status: Path = Path("/proc/self/status")) -> Memory:
-    """The `VmHWM`, `RssAnon` and `RssFile` lines of a Linux status file (proc_pid_status(5))."""
-    found: dict[str, float] = {}
-    try:
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            name, _, rest = line.partition(":")
-            if name in ("VmHWM", "RssAnon", "RssFile"):
-                found[name] = int(rest.split()[0]) / 1024
-    except (OSError, ValueError, IndexError):
-        return Memory(None, None, None)
-    return Memory(found.get("VmHWM"), found.get("RssAnon"), found.get("RssFile"))
 
 
 def _warm(folder: Path) -> None:

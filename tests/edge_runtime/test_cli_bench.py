@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.cli.bench import machine, measure, read_memory, steps_of
+from edge_runtime.cli.bench import machine, measure, steps_of
 from edge_runtime.engines.base import EngineInfo, Scores
 
 PREFILL_S_PER_TOKEN = 0.001
@@ -83,18 +83,6 @@ def test_progress_counts_every_run(context_length: int) -> None:
     engine, steps = FakeEngine(context_length), list[str]()
     measure(engine, runs=2, tokens=4, clock=engine.clock, step=steps.append)  # type: ignore[arg-type]
     assert len(steps) == steps_of(context_length, 2)
-
-
-def test_memory_is_read_from_the_status_file(tmp_path: Path) -> None:
-    status = tmp_path / "status"
-    status.write_text("Name:\tx\nVmHWM:\t    2048 kB\nRssAnon:\t    1024 kB\nRssFile:\t     512 kB\n")
-    memory = read_memory(status)
-    assert (memory.peak, memory.anonymous, memory.file) == (2.0, 1.0, 0.5)
-
-
-def test_where_the_system_does_not_tell_nothing_is_invented(tmp_path: Path) -> None:
-    memory = read_memory(tmp_path / "nowhere")
-    assert (memory.peak, memory.anonymous, memory.file) == (None, None, None)
 
 
 def test_the_machine_is_named_by_its_board_and_processor(tmp_path: Path) -> None:
