@@ -11,6 +11,7 @@ leaves out what llama.cpp loses by quantizing activations, and so favours it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -21,8 +22,21 @@ from typing import Any
 from tools.bench import report
 from tools.bench.prepare import ROOT, Variant, variant
 
+CALIBRATION = 8192
+"""Tokens of the calibration text."""
 GGUF_TYPES = ("Q4_0", "Q4_K_M", "Q8_0")
-OURS = ("int4", "int4:block_size=32", "int4:block_size=128", "int8")
+OURS = (
+    "int4",
+    "int4:block_size=32",
+    "int4:block_size=128",
+    "int4:method=gptq",
+    "int4:block_size=128,method=gptq",
+    "int4:block_size=128,method=gptq,head_bits=4,head_block_size=64",
+    "int8",
+)
+GENAI = variant("int4:block_size=32,method=rtn,head_bits=4,head_block_size=32")
+"""What onnxruntime-genai makes by default: the same scales, and codes that differ only where a weight
+lies half-way between two (0.3 % of random weights)."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -33,6 +47,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--text", type=Path, required=True, help="text like the model's own, one example per line"
     )
+    parser.add_argument("--calibration-text", type=Path, help="for gptq; default: the model's own text")
     parser.add_argument("--tokens", type=int, default=16384, help="how much of it to score")
     parser.add_argument("--variants", nargs="+", type=variant, default=[variant(v) for v in OURS])
     parser.add_argument("--peer-python", type=Path, required=True)
@@ -45,15 +60,24 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]]
     from edge_runtime.model import LoadedModel
     from edge_runtime.tokenizer import Tokenizer
     from quantize import Scheme, quantize_checkpoint
+    from quantize.calibration import calibrated_quantizer
+    from quantize.methods import CALIBRATED
     from quantize.report import compare
     from quantize.text import read_rows
 
-    def package(source: Path, name: str, scheme: Scheme) -> Path:
-        quantize_checkpoint(source, folder / name, scheme=scheme, name=name)
-        return folder / name
-
     tokenizer = Tokenizer.from_file(args.checkpoint / "tokenizer.json")
     rows = read_rows(args.text, tokenizer.encode, limit=args.tokens)
+    given = args.calibration_text and read_rows(args.calibration_text, tokenizer.encode, limit=CALIBRATION)
+
+    def package(source: Path, name: str, scheme: Scheme) -> Path:
+        with contextlib.ExitStack() as stack:
+            quantizer = None
+            if scheme.method in CALIBRATED:
+                calibrated = calibrated_quantizer(source, given, scheme.method, workspace=folder)
+                quantizer = stack.enter_context(calibrated)
+            quantize_checkpoint(source, folder / name, scheme=scheme, name=name, quantizer=quantizer)
+        return folder / name
+
     # 1. llama.cpp's quantizer, in the peers' environment; its weights come back as float32 checkpoints
     command = [str(args.peer_python), str(ROOT / "tools/bench/gguf_export.py"), str(args.checkpoint)]
     command += [str(folder / "gguf"), "--dequantize", "--types", *GGUF_TYPES]
@@ -63,9 +87,10 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]]
     plain = Scheme.named("fp32")
     reference = LoadedModel.open(package(args.checkpoint, "reference", plain))
     candidates: list[tuple[str, Path, int | None]] = []
-    for number, what in enumerate(args.variants):
+    for number, what in enumerate([*args.variants, GENAI]):
         scheme = Scheme.named(what.scheme, **what.changes)
-        candidates.append((_label(what, scheme), package(args.checkpoint, f"ours-{number}", scheme), None))
+        label = f"{'onnxruntime-genai' if what is GENAI else 'edge-runtime'} {_label(what, scheme)}"
+        candidates.append((label, package(args.checkpoint, f"ours-{number}", scheme), None))
     for kind in GGUF_TYPES:
         label = f"llama.cpp {kind} ({_types(facts[kind]['types'])})"
         source = package(folder / "gguf" / kind, f"gguf-{kind.lower()}", plain)
@@ -100,10 +125,8 @@ def text_of(found: dict[str, dict[str, Any]], checkpoint: str) -> str:
 
 
 def _label(what: Variant, scheme: Any) -> str:
-    return (
-        f"edge-runtime {what.scheme} (block {scheme.block_size}, {scheme.method}, "
-        f"head int{scheme.head_bits}/{scheme.head_block_size})"
-    )
+    head = f"head int{scheme.head_bits}/{scheme.head_block_size}"
+    return f"{what.scheme} (block {scheme.block_size}, {scheme.method}, {head})"
 
 
 def _types(types: dict[str, int]) -> str:
