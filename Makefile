@@ -9,10 +9,9 @@
 #   make clean      remove the environments and caches
 #
 # PYTHON picks the interpreter (3.10 to 3.13):      make test PYTHON=python3.12
-# TORCH picks the build for test-all. Where the index has no build for the CPU alone (PyPI, on x86-64 Linux), pip
-# takes the one with several GB of CUDA libraries; PyTorch's own index has the small one:
-#   make test-all PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
-# TORCH=torch==2.12.0 names another release.
+# TORCH picks the build for test-all (TORCH=torch==2.12.0 names another release). Where the index has no build for
+# the CPU alone (PyPI, on x86-64 Linux), pip takes the one with several GB of CUDA libraries; PIP_EXTRA_INDEX_URL
+# set to PyTorch's own index for the CPU gets the small one.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0

@@ -15,7 +15,7 @@ PICTURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "demo.svg
 
 
 def main() -> None:
-    console = Console(record=True, width=112, file=StringIO(), force_terminal=True, highlight=False)
+    console = Console(record=True, width=124, file=StringIO(), force_terminal=True, highlight=False)
     console.print("[bold]$ make demo[/bold]\n")
     with Runtime.open("pocket") as runtime:
         demo.show(runtime, demo.UTTERANCES, console)
