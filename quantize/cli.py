@@ -48,6 +48,12 @@ _REPORT_TOKENS = 8192
 @click.option("--head-bits", type=click.Choice(["4", "8", "16", "32"]), help="Bits of head and embedding.")
 @click.option("--head-block-size", type=int, help="Block of head and embedding.")
 @click.option(
+    "--pad-blocks",
+    is_flag=True,
+    help="Pad rows that the block does not divide, by an eighth at most, instead of taking a smaller block: "
+    "quicker prompts on x86-64, slower ones on ARM.",
+)
+@click.option(
     "--context", type=int, help="Context length, tokens.  [default: the checkpoint's, at most 32768]"
 )
 @click.option("--name", help="The package's id.  [default: the name of OUT]")
@@ -81,6 +87,7 @@ def command(
     method: str | None,
     head_bits: str | None,
     head_block_size: int | None,
+    pad_blocks: bool,
     context: int | None,
     name: str | None,
     calibration_text: Path | None,
@@ -107,7 +114,9 @@ def command(
     started = time.perf_counter()
     folder, repository, revision = _source(source)
     rows = None if report_text is None else _rows(folder, report_text, report_tokens)
-    chosen = _scheme(scheme, block_size, method, head_bits, head_block_size, calibration_text, exporter)
+    chosen = _scheme(
+        scheme, block_size, method, head_bits, head_block_size, pad_blocks, calibration_text, exporter
+    )
     if exporter == "optimum":
         manifest = _through_optimum(folder, out, chosen, name, context, overwrite, repository, revision)
     else:
@@ -174,6 +183,7 @@ def _scheme(
     method: str | None,
     head_bits: str | None,
     head_block_size: int | None,
+    pad_blocks: bool,
     calibration_text: Path | None,
     exporter: str,
 ) -> Scheme:
@@ -195,6 +205,7 @@ def _scheme(
         method=method,
         head_bits=int(head_bits) if head_bits else None,
         head_block_size=head_block_size,
+        pad_blocks=pad_blocks,
     )
     if calibration_text is not None and (chosen.method not in CALIBRATED or not chosen.quantized):
         what = f"method '{chosen.method}'" if chosen.quantized else f"scheme '{chosen.name}'"

@@ -57,7 +57,8 @@ def quantize_generic(path: Path, scheme: Scheme, vocab_size: int) -> int:
             continue
         rows = onnx.numpy_helper.to_array(tensor)
         rows = rows.T if node.op_type == "MatMul" else rows
-        block = fitting_block(rows.shape[1], scheme.head_block_size if is_head else scheme.block_size)
+        size = scheme.head_block_size if is_head else scheme.block_size
+        block = fitting_block(rows.shape[1], size, scheme.pad_blocks and not is_head)
         if node.op_type == "Gather" and rows.shape[1] % block:
             continue
         key = f"{tensor.name}/{node.op_type}"

@@ -416,9 +416,9 @@ class _Builder:
         return self.node("Slice", [hidden, "slice.start", "slice.end", "slice.axis"], [hidden + ".last"])
 
     def _linear(self, name: str, linear: Linear, hidden: str) -> str:
-        return self._matmul(
-            self.plan.matrix(name, linear, self.scheme.bits, self.scheme.block_size), hidden, name
-        )
+        scheme = self.scheme
+        matrix = self.plan.matrix(name, linear, scheme.bits, scheme.block_size, scheme.pad_blocks)
+        return self._matmul(matrix, hidden, name)
 
     def _matmul(self, matrix: Matrix, hidden: str, out: str) -> str:
         if matrix.scales is not None:

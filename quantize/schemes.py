@@ -40,7 +40,8 @@ class Scheme:
     `head_bits` and `head_block_size` are for the head and the embedding. 16 and 32 bits are plain floats,
     for which block sizes do not apply. `accuracy_level` is MatMulNBits' own: 4 multiplies in int8
     (activations are quantized block by block), 1 and 0 in float32. `method` is a key of
-    `quantize.methods.METHODS`.
+    `quantize.methods.METHODS`. `pad_blocks`: the body keeps `block_size` where it does not divide a row, if
+    the padding adds little (`fitting_block`).
     """
 
     name: str
@@ -50,6 +51,7 @@ class Scheme:
     head_bits: int
     head_block_size: int
     accuracy_level: int
+    pad_blocks: bool = False
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> Scheme:
@@ -111,13 +113,17 @@ SCHEMES: dict[str, Scheme] = {
 """The named schemes with their defaults."""
 
 
-def fitting_block(columns: int, block_size: int) -> int:
+def fitting_block(columns: int, block_size: int, pad: bool = False) -> int:
     """The block size to use for rows of `columns` weights when `block_size` is asked for.
 
     The largest power of two up to `block_size` that divides `columns`: a block that ends past the row would
     waste memory traffic, and some kernels only take whole blocks. Where not even `MIN_BLOCK` divides it,
-    `block_size` stays and the last block of each row is padded.
+    `block_size` stays and the last block of each row is padded. So it does with `pad`, where the padding
+    adds an eighth at most: rows of 576 in blocks of 128 instead of 64 read prompts 1.13 times as fast on
+    x86-64 and decode as fast, but on ARM they miss the kernels that want whole blocks.
     """
+    if pad and (-columns % block_size) * 8 <= columns:
+        return block_size
     block = block_size
     while block >= MIN_BLOCK:
         if columns % block == 0:

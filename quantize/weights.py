@@ -168,9 +168,9 @@ class WeightPlan:
         self._add(cos.nbytes + sin.nbytes, fill)
         return name + ".cos", name + ".sin"
 
-    def matrix(self, name: str, linear: Linear, bits: int, block_size: int) -> Matrix:
+    def matrix(self, name: str, linear: Linear, bits: int, block_size: int, pad: bool = False) -> Matrix:
         """A matrix and its bias. The block shrinks where it does not divide the rows
-        (`schemes.fitting_block`)."""
+        (`schemes.fitting_block`, which also says what `pad` does)."""
         rows, columns = linear.out_features, linear.in_features
         bias = self._bias(name + ".bias", linear.biases) if linear.biases else None
         if bits > 8:
@@ -180,7 +180,7 @@ class WeightPlan:
             self.resident += extent.nbytes if bits == 16 else 0
             self.largest = max(self.largest, rows * columns * 4)
             return Matrix(name + ".weight", None, bias, rows, columns, bits, 0, extent)
-        block = fitting_block(columns, block_size)
+        block = fitting_block(columns, block_size, pad)
         if block != block_size:
             note = f"matrices with {columns} inputs use blocks of {block}, which divide {columns}"
             if note not in self.notes:

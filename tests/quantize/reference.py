@@ -39,7 +39,8 @@ def dequantized_matrices(checkpoint: Checkpoint, scheme: Scheme) -> Matrix:
             return weights.astype(np.float16).astype(np.float32)
         if bits == 32:
             return weights
-        codes, scales = METHODS[scheme.method](weights, bits, fitting_block(linear.in_features, block))
+        block = fitting_block(linear.in_features, block, scheme.pad_blocks and not head)
+        codes, scales = METHODS[scheme.method](weights, bits, block)
         return dequantize(pack(codes, bits), scales, bits, linear.in_features)
 
     return matrix

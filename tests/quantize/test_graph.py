@@ -207,6 +207,19 @@ def test_sizes_that_no_block_divides_are_padded(tmp_path: Path, name: str) -> No
     assert relative(found, expected(source, TOKENS, scheme)) < 1e-4
 
 
+@pytest.mark.parametrize("method", ["rtn", "search"])
+def test_rows_can_be_padded_to_whole_blocks(tmp_path: Path, method: str) -> None:
+    config = {**LLAMA, "hidden_size": 288, "intermediate_size": 480, "head_dim": 16}
+    scheme = Scheme.named("int4", block_size=64, accuracy_level=1, method=method, pad_blocks=True)
+    source, package = build(tmp_path, config, scheme)
+    graph = onnx.load(package / "model.onnx", load_external_data=False).graph
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    assert shapes["layers.0.attention.qkv.scales"][1] == 5  # 288 = 4.5 blocks of 64
+    assert shapes["layers.0.mlp.down.scales"][1] == 8
+    found = GraphRunner(package).feed(TOKENS)["logits"]
+    assert relative(found, expected(source, TOKENS, scheme)) < 1e-4
+
+
 def test_fp16_weights_are_computed_in_float32(tmp_path: Path) -> None:
     scheme = Scheme.named("fp16")
     source, package = build(tmp_path, {**LLAMA, "tie_word_embeddings": False}, scheme)

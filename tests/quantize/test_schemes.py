@@ -70,6 +70,16 @@ def test_the_fitting_block_divides_the_row_or_is_the_one_asked_for(columns: int,
         assert fitting == block
 
 
+@pytest.mark.parametrize(
+    ("columns", "block", "padded"),
+    [(576, 128, 128), (576, 256, 64), (960, 128, 128), (896, 128, 128), (64, 128, 64)],
+)
+def test_padding_keeps_the_block_where_it_adds_an_eighth_at_most(
+    columns: int, block: int, padded: int
+) -> None:
+    assert fitting_block(columns, block, pad=True) == padded
+
+
 def test_named_schemes_are_sound_and_can_be_changed() -> None:
     for name, scheme in SCHEMES.items():
         assert Scheme.named(name) == scheme
