@@ -24,7 +24,6 @@ def run():
         "order": ["ours", "peer"],
         "engines": {"ours": {"group": "ours", "evidence": True}, "peer": {"group": "p", "evidence": False}},
         "summaries": {"ours": {"128": figures(20.04, 200.4)}, "peer": {"128": figures(10, 100, True)}},
-        "ratios": {"peer": {"decode": {"128": 2.0}, "prefill": {"128": None}}},
         "limits": {"ours": 30.0},
         "memory": {"ours": {"load_s": 0.25, "peak": 100 * 2**20, "anon": 60 * 2**20, "file": 40 * 2**20},
                    "peer": {"peak": 200 * 2**20}},
@@ -41,8 +40,9 @@ def test_the_speed_table_marks_disturbed_figures_and_names_the_limit(run):
     assert "free of other processes' work" in lines[-1]
 
 
-def test_the_ratio_table_leaves_unknown_ratios_empty(run):
-    assert report.ratio_table(run).splitlines()[2] == "| peer | 2.00× |  |"
+def test_the_ratio_table_leaves_unknown_ratios_empty():
+    ratios = {"peer": {"decode": {"128": 2.0}, "prefill": {"128": None}}}
+    assert report.ratio_table(ratios, [128]).splitlines()[2] == "| peer | 2.00× |  |"
 
 
 def test_the_memory_table_is_in_mib_and_leaves_unknown_figures_empty(run):
@@ -69,6 +69,8 @@ def test_variants_name_a_scheme_and_its_changes():
     assert variant("int4").changes == {}
     found = variant("int4:block_size=128,method=search")
     assert (found.scheme, found.changes) == ("int4", {"block_size": 128, "method": "search"})
+    assert found.title == "int4, block 128, search"
+    assert variant("int4:pad_blocks=1").title == "int4, padded"
     with pytest.raises(ValueError, match="expected SCHEME or SCHEME:FIELD=VALUE,…, but found '128'"):
         variant("int4:128")
 

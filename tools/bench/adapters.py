@@ -71,16 +71,17 @@ class _RowPicker:
 class Ours:
     """This runtime, at the level of `SequenceState.forward`.
 
-    Options: package, threads, engine (tuning fields).
+    Options: package, threads, engine (tuning fields). The tokenizer is left out, as it is with the peers.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
-        from edge_runtime.model import LoadedModel
+        from edge_runtime.engines.tuning import SessionTuning
+        from edge_runtime.model import open_engine
+        from model_zoo import open_package
 
-        self._model = LoadedModel.open(
-            options["package"], threads=options["threads"], engine_options=options.get("engine")
-        )
-        self._sequence = self._model.engine.new_sequence()
+        tuning = SessionTuning.choose({"threads": options["threads"], **options.get("engine", {})})
+        self._engine = open_engine(open_package(options["package"]), tuning)
+        self._sequence = self._engine.new_sequence()
         self.last: tuple[float, float, float] | None = None
 
     def prefill(self, tokens: Sequence[int]) -> int:
@@ -99,7 +100,7 @@ class Ours:
     def info(self) -> dict[str, Any]:
         from edge_runtime import ort
 
-        return {"onnxruntime": ort.load().__version__, "threads": self._model.engine.info.threads}
+        return {"onnxruntime": ort.load().__version__, "threads": self._engine.info.threads}
 
 
 class Genai:

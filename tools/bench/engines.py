@@ -62,7 +62,7 @@ def specs(
         package = workspace.package(shape, what)
         options = {"package": str(package), "threads": threads}
         out.append(
-            Spec(f"edge-runtime {what.label}", "ours", "ours", options, here, True, weight_bytes(package))
+            Spec(f"edge-runtime {what.title}", "ours", "ours", options, here, True, weight_bytes(package))
         )
     other = workspace.peer_python or here
     if "genai" in peers:
@@ -191,7 +191,7 @@ class Bench:
     def _start(self, spec: Spec) -> tuple[Worker | CLoop, dict[str, Any]]:
         if spec.adapter == "llama-bench":
             return CLoop(spec.options, self.logs / "llama-bench.log"), {}
-        log = self.logs / f"{spec.name.replace(' ', '-').replace(':', '-')}.log"
+        log = self.logs / f"{spec.name.replace(' ', '-').replace(',', '')}.log"
         command = [str(spec.python), "-m", "tools.bench.adapters"]
         if self.nice:
             command = ["nice", "-n", str(self.nice), *command]

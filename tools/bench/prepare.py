@@ -28,6 +28,18 @@ class Variant:
     scheme: str
     changes: dict[str, Any]
 
+    @property
+    def title(self) -> str:
+        """For tables: `int4, block 128, padded, head 4 bits in blocks of 64`."""
+        words = {
+            "block_size": "block {}",
+            "pad_blocks": "padded",
+            "method": "{}",
+            "head_bits": "head {} bits",
+            "head_block_size": "head block {}",
+        }
+        return ", ".join([self.scheme, *(words.get(k, k + " {}").format(v) for k, v in self.changes.items())])
+
 
 def variant(text: str) -> Variant:
     """`int4`, or `int4:block_size=128,head_bits=4` → Variant.

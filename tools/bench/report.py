@@ -59,15 +59,12 @@ def speed_table(run: Mapping[str, Any]) -> str:
     return text
 
 
-def ratio_table(run: Mapping[str, Any]) -> str:
-    """Our speed divided by each other engine's (median of the ratios within rounds), one column pair per
-    prompt length.
-    """
-    prompts = run["prompts"]
-    head = ["against"] + [f"decode after {p}" for p in prompts] + [f"prefill {p}" for p in prompts]
+def ratio_table(ratios: Mapping[str, Any], prompts: Sequence[int]) -> str:
+    """Our speed divided by each peer's: the median of the ratios within rounds, per prompt length."""
+    head = ["peer"] + [f"decode after {p}" for p in prompts] + [f"prefill {p}" for p in prompts]
     rows = []
-    for name, ratios in run["ratios"].items():
-        cells = [ratios[what].get(str(p)) for what in ("decode", "prefill") for p in prompts]
+    for name, ratio in ratios.items():
+        cells = [ratio[what].get(str(p)) for what in ("decode", "prefill") for p in prompts]
         rows.append([name, *(f"{c:.2f}×" if c is not None else "" for c in cells)])
     return table(head, rows)
 
