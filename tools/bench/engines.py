@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tools.bench import protocol
 from tools.bench.machine import busy_cpu
 from tools.bench.prepare import ROOT, Variant, Workspace
 from tools.bench.protocol import Worker, process_cpu
@@ -109,12 +109,18 @@ class CLoop:
     def peak_memory(self, prompt: int, decode: int) -> dict[str, int]:
         """Peak resident bytes of one process that reads a prompt and decodes."""
         command = self._command("-p", str(prompt), "-n", str(decode))
+        peak = 0
         with self._log.open("ab") as sink:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=sink)
-            _, status, usage = os.wait4(process.pid, 0)
-        if status != 0:
-            raise RuntimeError(f"{' '.join(command)} failed with status {status}; see {self._log}")
-        return {"peak": usage.ru_maxrss * 1024}
+            # What wait4 tells would include what this process held when it forked, so the high-water mark is
+            # read while the program runs.
+            while process.poll() is None:
+                peak = max(peak, protocol.memory(process.pid).get("peak", 0))
+                time.sleep(0.01)
+        if process.returncode != 0:
+            state = process.returncode
+            raise RuntimeError(f"{' '.join(command)} failed with status {state}; see {self._log}")
+        return {"peak": peak} if peak else {}
 
     def _command(self, *arguments: str) -> list[str]:
         o = self._options
