@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime import ort
 from edge_runtime.engines.base import EngineInfo, Scores
+from edge_runtime.engines.session import SessionEngine, create_session, first_line, overflow
 from edge_runtime.engines.tuning import SessionTuning
-from edge_runtime.errors import ContextOverflowError, EngineError
+from edge_runtime.errors import EngineError
 
-__all__ = ["FusedGraph", "OnnxEngine", "OnnxSequence", "create_session", "overflow"]
+__all__ = ["FusedGraph", "OnnxEngine", "OnnxSequence"]
 
 GRAPH_VERSION = 1
 _KV_DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16}
@@ -81,50 +81,12 @@ class FusedGraph:
         return graph
 
 
-def create_session(path: Path, tuning: SessionTuning) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU, set up as `tuning` says; weights are mapped, not read.
-
-    Raises:
-        EngineError: onnxruntime refuses the file; names it and the reason.
-    """
-    onnxruntime = ort.load()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = tuning.threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.enable_cpu_mem_arena = tuning.arena
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if tuning.spin else "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    if tuning.spin_us is not None:
-        options.add_session_config_entry("session.intra_op.spin_duration_us", str(tuning.spin_us))
-    if tuning.dynamic_block:
-        options.add_session_config_entry("session.dynamic_block_base", str(tuning.dynamic_block))
-    if not path.is_file():
-        raise EngineError(
-            f"the model file {path} is missing: verify the package with 'edge-runtime models verify'"
-        )
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise EngineError(
-            f"onnxruntime {onnxruntime.__version__} cannot load {path}: {_first_line(error)}"
-        ) from error
-
-
-def overflow(model_id: str, cached: int, new: int, context_length: int) -> ContextOverflowError:
-    """The error of a sequence that would outgrow the context; names both numbers."""
-    return ContextOverflowError(
-        f"the sequence would hold {cached + new} tokens ({cached} cached and {new} new), but the context of "
-        f"model '{model_id}' is {context_length} tokens: shorten the input, or ask for overflow='slide'"
-    )
-
-
-class OnnxEngine:
+class OnnxEngine(SessionEngine):
     """A loaded fused graph. Threads may share it, each with sequences of its own."""
 
     def __init__(self, session: Any, graph: FusedGraph, info: EngineInfo, tuning: SessionTuning) -> None:
-        self._session: Any = session
-        self.graph, self.tuning, self._info = graph, tuning, info
+        super().__init__(session, info, tuning)
+        self.graph = graph
         names = {value.name for value in session.get_inputs()} | {
             value.name for value in session.get_outputs()
         }
@@ -165,31 +127,9 @@ class OnnxEngine:
         info = EngineInfo("onnx", model_id, vocab_size, context_length, graph.topk, tuning.threads)
         return cls(create_session(path, tuning), graph, info, tuning)
 
-    @property
-    def info(self) -> EngineInfo:
-        """Static facts."""
-        return self._info
-
-    @property
-    def session(self) -> Any:
-        """The onnxruntime session.
-
-        Raises:
-            EngineError: the engine has been closed.
-        """
-        if self._session is None:
-            raise EngineError(
-                f"the engine of model '{self._info.model_id}' has been closed: open the model again"
-            )
-        return self._session
-
     def new_sequence(self) -> OnnxSequence:
         """An empty KV state over these weights."""
         return OnnxSequence(self)
-
-    def close(self) -> None:
-        """Give the weights back (once the last sequence is gone)."""
-        self._session = None
 
 
 class OnnxSequence:
@@ -399,7 +339,7 @@ class _Binding:
             self._run(self._io)
         except Exception as error:
             raise EngineError(
-                f"onnxruntime failed at token {total} of the sequence: {_first_line(error)}"
+                f"onnxruntime failed at token {total} of the sequence: {first_line(error)}"
             ) from error
 
     def scores(self) -> Scores:
@@ -422,7 +362,3 @@ def _pages(shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
     size = int(np.prod(shape)) * np.dtype(_KV_DTYPES[dtype]).itemsize
     flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     return np.frombuffer(mmap.mmap(-1, size, **flags), _KV_DTYPES[dtype]).reshape(shape)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

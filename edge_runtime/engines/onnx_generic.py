@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.engines.base import EngineInfo, Scores
-from edge_runtime.engines.onnx import create_session, overflow
+from edge_runtime.engines.session import SessionEngine, create_session, overflow
 from edge_runtime.engines.tuning import SessionTuning
 from edge_runtime.errors import EngineError
 
@@ -47,12 +47,11 @@ def score_rows(logits: npt.NDArray[Any], topk: int) -> Scores:
     )
 
 
-class GenericOnnxEngine:
+class GenericOnnxEngine(SessionEngine):
     """A loaded generic graph."""
 
     def __init__(self, session: Any, info: EngineInfo, tuning: SessionTuning) -> None:
-        self._session: Any = session
-        self._info, self.tuning = info, tuning
+        super().__init__(session, info, tuning)
         inputs = {value.name: value for value in session.get_inputs()}
         self.output_names = [value.name for value in session.get_outputs()]
         self.input_names = frozenset(inputs)
@@ -110,31 +109,9 @@ class GenericOnnxEngine:
         )
         return cls(create_session(path, tuning), info, tuning)
 
-    @property
-    def info(self) -> EngineInfo:
-        """Static facts."""
-        return self._info
-
-    @property
-    def session(self) -> Any:
-        """The onnxruntime session.
-
-        Raises:
-            EngineError: the engine has been closed.
-        """
-        if self._session is None:
-            raise EngineError(
-                f"the engine of model '{self._info.model_id}' has been closed: open the model again"
-            )
-        return self._session
-
     def new_sequence(self) -> GenericOnnxSequence:
         """An empty KV state over these weights."""
         return GenericOnnxSequence(self)
-
-    def close(self) -> None:
-        """Give the weights back."""
-        self._session = None
 
 
 class GenericOnnxSequence:

@@ -9,8 +9,9 @@ import pytest
 from engine_contract import PROMPT, EngineContract
 from support import make_package
 
-from edge_runtime.engines.onnx import FusedGraph, OnnxEngine, create_session
+from edge_runtime.engines.onnx import FusedGraph, OnnxEngine
 from edge_runtime.engines.onnx_generic import GenericOnnxEngine, score_rows
+from edge_runtime.engines.session import create_session
 from edge_runtime.engines.tuning import SessionTuning
 from edge_runtime.errors import EngineError
 from model_zoo import open_package

@@ -1,0 +1,89 @@
+"""What the ONNX Runtime engines share: how a session is made, held and given back, and two of their errors.
+
+Knows onnxruntime's sessions. Does not know what a graph takes and gives.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edge_runtime import ort
+from edge_runtime.engines.base import EngineInfo
+from edge_runtime.engines.tuning import SessionTuning
+from edge_runtime.errors import ContextOverflowError, EngineError
+
+__all__ = ["SessionEngine", "create_session", "first_line", "overflow"]
+
+
+class SessionEngine:
+    """An onnxruntime session with its facts; an engine adds the sequences."""
+
+    def __init__(self, session: Any, info: EngineInfo, tuning: SessionTuning) -> None:
+        self._session: Any = session
+        self._info, self.tuning = info, tuning
+
+    @property
+    def info(self) -> EngineInfo:
+        """Static facts."""
+        return self._info
+
+    @property
+    def session(self) -> Any:
+        """The onnxruntime session.
+
+        Raises:
+            EngineError: the engine has been closed.
+        """
+        if self._session is None:
+            raise EngineError(
+                f"the engine of model '{self._info.model_id}' has been closed: open the model again"
+            )
+        return self._session
+
+    def close(self) -> None:
+        """Give the weights back (once the last sequence is gone)."""
+        self._session = None
+
+
+def create_session(path: Path, tuning: SessionTuning) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU, set up as `tuning` says; weights are mapped, not read.
+
+    Raises:
+        EngineError: onnxruntime refuses the file; names it and the reason.
+    """
+    onnxruntime = ort.load()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = tuning.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = tuning.arena
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if tuning.spin else "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if tuning.spin_us is not None:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(tuning.spin_us))
+    if tuning.dynamic_block:
+        options.add_session_config_entry("session.dynamic_block_base", str(tuning.dynamic_block))
+    if not path.is_file():
+        raise EngineError(
+            f"the model file {path} is missing: verify the package with 'edge-runtime models verify'"
+        )
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise EngineError(
+            f"onnxruntime {onnxruntime.__version__} cannot load {path}: {first_line(error)}"
+        ) from error
+
+
+def overflow(model_id: str, cached: int, new: int, context_length: int) -> ContextOverflowError:
+    """The error of a sequence that would outgrow the context; names both numbers."""
+    return ContextOverflowError(
+        f"the sequence would hold {cached + new} tokens ({cached} cached and {new} new), but the context of "
+        f"model '{model_id}' is {context_length} tokens: shorten the input, or ask for overflow='slide'"
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line: onnxruntime's go on with its source files."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
