@@ -12,7 +12,7 @@ from tools.bench.gguf_export import as_float32, gguf_name, read_tensors, rotate_
 
 needs_gguf = pytest.mark.skipif(
     importlib.util.find_spec("gguf") is None,
-    reason="needs the gguf package of the bench-only environment (tools/bench/setup_env.sh)",
+    reason="the package gguf is not installed: pip install 'edge-runtime[test]'",
 )
 
 
