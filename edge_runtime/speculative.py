@@ -9,7 +9,10 @@ exactly as without drafting, and wrong guesses are rewound.
 A guess is not free: one more token makes a pass longer by about a fifth (`DRAFT_COST`). So the scorer keeps
 an estimate of how often a guess is right, from guesses it made and from those it only noted, and feeds as
 many as pay off in expectation; where guesses are mostly wrong, none. A pass over several tokens also rounds
-differently than one over a single token, so close calls (`CLOSE_CALL`) are asked again without guesses.
+differently than one over a single token, so close calls (`CLOSE_CALL`) are asked again without guesses. That
+makes greedy text equal on float32 graphs. On int4 and int8 graphs the rounding can reach further than a close
+call, and closeness is judged before biases and masks: there a long text may part from the plain one at a near
+tie.
 """
 
 from __future__ import annotations

@@ -176,7 +176,8 @@ def prompt_options(command: F) -> F:
         click.option(
             "--speculative",
             is_flag=True,
-            help="Guess tokens from the prompt and verify several at once: same text.",
+            help="Guess tokens from the prompt and verify several at once. The text is the same but for near "
+            "ties that quantized arithmetic rounds differently.",
         ),
     )(command)
 
