@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.engines.base import EngineInfo, Scores
-from edge_runtime.engines.session import SessionEngine, create_session, first_line, overflow
+from edge_runtime.engines.session import SessionEngine, SessionSequence, create_session, first_line
 from edge_runtime.engines.tuning import SessionTuning
 from edge_runtime.errors import EngineError
 
@@ -132,26 +132,16 @@ class OnnxEngine(SessionEngine):
         return OnnxSequence(self)
 
 
-class OnnxSequence:
+class OnnxSequence(SessionSequence):
     """The KV buffers of one sequence. The room grows in steps, so that memory follows use."""
 
     def __init__(self, engine: OnnxEngine) -> None:
+        super().__init__(engine.info)
         self._engine = engine
-        self._tokens: list[int] = []
         self._capacity = 0
         self._kv: list[tuple[str, npt.NDArray[Any]]] = []
         self._bindings: OrderedDict[tuple[int, int, bool], _Binding] = OrderedDict()
         self._long = False  # the cached keys were rotated for a sequence beyond `rope_switch`
-
-    @property
-    def tokens(self) -> list[int]:
-        """The tokens whose keys and values are in the cache (a copy)."""
-        return self._tokens.copy()
-
-    @property
-    def length(self) -> int:
-        """Number of cached tokens."""
-        return len(self._tokens)
 
     @property
     def nbytes(self) -> int:
@@ -167,13 +157,7 @@ class OnnxSequence:
                 where a longrope model had to compute the cached tokens again).
         """
         engine, count, start = self._engine, len(tokens), len(self._tokens)
-        if not 1 <= num_logits <= count:
-            raise EngineError(f"num_logits={num_logits} must be between 1 and the number of tokens ({count})")
-        if min(tokens) < 0 or max(tokens) >= engine.info.vocab_size:
-            wrong = min(tokens) if min(tokens) < 0 else max(tokens)
-            raise EngineError(f"token {wrong} is not in the vocabulary of {engine.info.vocab_size} tokens")
-        if start + count > engine.info.context_length:
-            raise overflow(engine.info.model_id, start, count, engine.info.context_length)
+        self._check_input(tokens, num_logits)
         switch = engine.graph.rope_switch
         if switch is not None and self._long != (start + count > switch):
             # Keys cached under the other frequencies do not fit: all tokens are fed again, as if for
@@ -199,8 +183,7 @@ class OnnxSequence:
         Raises:
             EngineError: `length` is negative or more than is cached.
         """
-        if not 0 <= length <= len(self._tokens):
-            raise EngineError(f"cannot rewind to {length} tokens: the sequence holds {len(self._tokens)}")
+        self._check_length(length, "rewind to")
         del self._tokens[length:]
 
     def fork(self, length: int) -> OnnxSequence:
@@ -209,8 +192,7 @@ class OnnxSequence:
         Raises:
             EngineError: `length` is negative or more than is cached.
         """
-        if not 0 <= length <= len(self._tokens):
-            raise EngineError(f"cannot fork {length} tokens: the sequence holds {len(self._tokens)}")
+        self._check_length(length, "fork")
         other = OnnxSequence(self._engine)
         if length:
             other._reserve(length + 1)

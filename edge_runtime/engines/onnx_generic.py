@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.engines.base import EngineInfo, Scores
-from edge_runtime.engines.session import SessionEngine, create_session, overflow
+from edge_runtime.engines.session import SessionEngine, SessionSequence, create_session
 from edge_runtime.engines.tuning import SessionTuning
 from edge_runtime.errors import EngineError
 
@@ -114,23 +114,13 @@ class GenericOnnxEngine(SessionEngine):
         return GenericOnnxSequence(self)
 
 
-class GenericOnnxSequence:
+class GenericOnnxSequence(SessionSequence):
     """The growing KV tensors of one sequence."""
 
     def __init__(self, engine: GenericOnnxEngine) -> None:
+        super().__init__(engine.info)
         self._engine = engine
-        self._tokens: list[int] = []
         self._kv: dict[str, npt.NDArray[Any]] = {name: empty for name, (_, empty) in engine.past.items()}
-
-    @property
-    def tokens(self) -> list[int]:
-        """The tokens whose keys and values are in the cache (a copy)."""
-        return self._tokens.copy()
-
-    @property
-    def length(self) -> int:
-        """Number of cached tokens."""
-        return len(self._tokens)
 
     @property
     def nbytes(self) -> int:
@@ -145,13 +135,7 @@ class GenericOnnxSequence:
             EngineError: wrong arguments, or onnxruntime failed; the sequence is then as it was.
         """
         info, count, start = self._engine.info, len(tokens), len(self._tokens)
-        if not 1 <= num_logits <= count:
-            raise EngineError(f"num_logits={num_logits} must be between 1 and the number of tokens ({count})")
-        if min(tokens) < 0 or max(tokens) >= info.vocab_size:
-            wrong = min(tokens) if min(tokens) < 0 else max(tokens)
-            raise EngineError(f"token {wrong} is not in the vocabulary of {info.vocab_size} tokens")
-        if start + count > info.context_length:
-            raise overflow(info.model_id, start, count, info.context_length)
+        self._check_input(tokens, num_logits)
         kv, done, chunk = self._kv, 0, self._engine.tuning.prefill_chunk
         while count - done > chunk and count - done - chunk >= num_logits:
             _, kv = self._run(tokens[done : done + chunk], start + done, kv)
@@ -206,8 +190,7 @@ class GenericOnnxSequence:
         return other
 
     def _cut(self, length: int, what: str) -> dict[str, npt.NDArray[Any]]:
-        if not 0 <= length <= len(self._tokens):
-            raise EngineError(f"cannot {what} {length} tokens: the sequence holds {len(self._tokens)}")
+        self._check_length(length, what)
         return {name: np.ascontiguousarray(array[:, :, :length]) for name, array in self._kv.items()}
 
     def close(self) -> None:

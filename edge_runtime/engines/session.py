@@ -1,10 +1,12 @@
-"""What the ONNX Runtime engines share: how a session is made, held and given back, and two of their errors.
+"""What the ONNX Runtime engines share: how a session is made, held and given back, and what a sequence
+of tokens may be asked.
 
 Knows onnxruntime's sessions. Does not know what a graph takes and gives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from edge_runtime.engines.base import EngineInfo
 from edge_runtime.engines.tuning import SessionTuning
 from edge_runtime.errors import ContextOverflowError, EngineError
 
-__all__ = ["SessionEngine", "create_session", "first_line", "overflow"]
+__all__ = ["SessionEngine", "SessionSequence", "create_session", "first_line"]
 
 
 class SessionEngine:
@@ -46,6 +48,48 @@ class SessionEngine:
         self._session = None
 
 
+class SessionSequence:
+    """The tokens of one sequence and what may be asked of them; a kind of graph adds the cache."""
+
+    def __init__(self, info: EngineInfo) -> None:
+        self._info = info
+        self._tokens: list[int] = []
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens whose keys and values are in the cache (a copy)."""
+        return self._tokens.copy()
+
+    @property
+    def length(self) -> int:
+        """Number of cached tokens."""
+        return len(self._tokens)
+
+    def _check_input(self, tokens: Sequence[int], num_logits: int) -> None:
+        """Refuse what `forward` cannot take.
+
+        Raises:
+            ContextOverflowError: the cache would exceed the context length; names both numbers.
+            EngineError: `num_logits` or a token is out of range.
+        """
+        info, count, cached = self._info, len(tokens), len(self._tokens)
+        if not 1 <= num_logits <= count:
+            raise EngineError(f"num_logits={num_logits} must be between 1 and the number of tokens ({count})")
+        if min(tokens) < 0 or max(tokens) >= info.vocab_size:
+            wrong = min(tokens) if min(tokens) < 0 else max(tokens)
+            raise EngineError(f"token {wrong} is not in the vocabulary of {info.vocab_size} tokens")
+        if cached + count > info.context_length:
+            raise ContextOverflowError(
+                f"the sequence would hold {cached + count} tokens ({cached} cached and {count} new), but the "
+                f"context of model '{info.model_id}' is {info.context_length} tokens: shorten the input, or "
+                "ask for overflow='slide'"
+            )
+
+    def _check_length(self, length: int, what: str) -> None:
+        if not 0 <= length <= len(self._tokens):
+            raise EngineError(f"cannot {what} {length} tokens: the sequence holds {len(self._tokens)}")
+
+
 def create_session(path: Path, tuning: SessionTuning) -> Any:
     """An `onnxruntime.InferenceSession` on the CPU, set up as `tuning` says; weights are mapped, not read.
 
@@ -74,14 +118,6 @@ def create_session(path: Path, tuning: SessionTuning) -> Any:
         raise EngineError(
             f"onnxruntime {onnxruntime.__version__} cannot load {path}: {first_line(error)}"
         ) from error
-
-
-def overflow(model_id: str, cached: int, new: int, context_length: int) -> ContextOverflowError:
-    """The error of a sequence that would outgrow the context; names both numbers."""
-    return ContextOverflowError(
-        f"the sequence would hold {cached + new} tokens ({cached} cached and {new} new), but the context of "
-        f"model '{model_id}' is {context_length} tokens: shorten the input, or ask for overflow='slide'"
-    )
 
 
 def first_line(error: BaseException) -> str:
