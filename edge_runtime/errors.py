@@ -35,6 +35,7 @@ __all__ = [
     "RuntimeVersionError",
     "SamplingError",
     "TokenizerError",
+    "first_line",
 ]
 
 
@@ -91,3 +92,8 @@ class MissingExtraError(EdgeRuntimeError):
 
 class DataError(EdgeRuntimeError):
     """A file of evaluation rows is missing or has a wrong row; the message names file and line."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says in its first line; its class where it says nothing."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

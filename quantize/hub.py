@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
-from edge_runtime.errors import MissingExtraError
+from edge_runtime.errors import MissingExtraError, first_line
 from quantize.errors import CheckpointError
 
 __all__ = ["ALLOWED", "HubId", "fetch", "parse_id"]
@@ -148,7 +148,7 @@ def fetch(
             raise
         except Exception as error:
             raise CheckpointError(
-                f"the download of {name.repository} from {place} broke off ({_first_line(error)}). What "
+                f"the download of {name.repository} from {place} broke off ({first_line(error)}). What "
                 "has arrived is "
                 "kept: run the same command again to resume"
             ) from error
@@ -213,7 +213,7 @@ def _from_cache(
 ) -> Path:
     """The cached folder, for when the hub is out of reach or HF_HUB_OFFLINE is set."""
     offline = isinstance(reason, errors.OfflineModeIsEnabled)
-    why = "HF_HUB_OFFLINE is set" if offline else f"{place} cannot be reached ({_first_line(reason)})"
+    why = "HF_HUB_OFFLINE is set" if offline else f"{place} cannot be reached ({first_line(reason)})"
     way = "unset HF_HUB_OFFLINE" if offline else "connect to the network"
     try:
         folder = Path(hub.snapshot_download(name.repository, local_files_only=True, **options))
@@ -278,7 +278,3 @@ def _sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.engines.base import EngineInfo, Scores
-from edge_runtime.engines.session import SessionEngine, SessionSequence, create_session, first_line
+from edge_runtime.engines.session import SessionEngine, SessionSequence, create_session
 from edge_runtime.engines.tuning import SessionTuning
-from edge_runtime.errors import EngineError
+from edge_runtime.errors import EngineError, first_line
 
 __all__ = ["FusedGraph", "OnnxEngine", "OnnxSequence"]
 

@@ -13,9 +13,9 @@ from typing import Any
 from edge_runtime import ort
 from edge_runtime.engines.base import EngineInfo
 from edge_runtime.engines.tuning import SessionTuning
-from edge_runtime.errors import ContextOverflowError, EngineError
+from edge_runtime.errors import ContextOverflowError, EngineError, first_line
 
-__all__ = ["SessionEngine", "SessionSequence", "create_session", "first_line"]
+__all__ = ["SessionEngine", "SessionSequence", "create_session"]
 
 
 class SessionEngine:
@@ -118,8 +118,3 @@ def create_session(path: Path, tuning: SessionTuning) -> Any:
         raise EngineError(
             f"onnxruntime {onnxruntime.__version__} cannot load {path}: {first_line(error)}"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says in its first line: onnxruntime's go on with its source files."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
