@@ -5,9 +5,9 @@ know: engines beyond "messages in, text and evidence out"; training; data beyond
 """
 
 from edge_runtime.evaluation.frames import Frame, messages, parse_frame, same_frame
-from edge_runtime.evaluation.metrics import Metric, auroc, fpr_at_tpr, mean_metric, signal_metric
 from edge_runtime.evaluation.rows import Case, read
 from edge_runtime.evaluation.suites import Outcome, ask, asker, summarise_frames, summarise_oos
+from offload.evaluate.metrics import Metric, auroc, fpr_at_tpr, mean_metric, signal_metric
 
 __all__ = [
     "Case",

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.evaluation.frames import NO_INTENT, Frame, normalise_text, parse_frame, same_frame
-from edge_runtime.evaluation.metrics import Metric, auroc, fpr_at_tpr, mean_metric, signal_metric
 from edge_runtime.evaluation.rows import Case
+from offload.evaluate.metrics import Metric, auroc, fpr_at_tpr, mean_metric, signal_metric
 from offload.types import Evidence
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.evaluation.metrics import (
+from offload.evaluate.metrics import (
     Metric,
     auroc,
     fpr_at_tpr,
