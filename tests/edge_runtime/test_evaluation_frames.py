@@ -81,7 +81,9 @@ def test_the_shipped_package_renders_and_encodes_the_documented_prompts() -> Non
 
     template = ChatTemplate.from_file(PACKAGE / "chat_template.jinja")
     tokenizer = Tokenizer.from_file(str(PACKAGE / "tokenizer.json"))
-    for vector in PROMPTS:
+    encoded = [vector for vector in PROMPTS if "ids" in vector]  # `tools.train ship` writes the ids
+    assert len(encoded) >= 14
+    for vector in encoded:
         prompt = template.render(vector["messages"])
         assert prompt == vector["prompt"]
         ids = tokenizer.encode(prompt, add_special_tokens=False).ids
@@ -93,3 +95,12 @@ def test_an_unknown_dialect_is_refused_by_name() -> None:
     template = ChatTemplate.from_file(TEMPLATES[0])
     with pytest.raises(ChatTemplateError, match="frames: 'alexa' is unknown: write ha, hwu64 or auto"):
         template.render(messages("hello", "alexa"))
+
+
+def test_an_unknown_task_is_refused_by_name() -> None:
+    template = ChatTemplate.from_file(TEMPLATES[0])
+    system = {"role": "system", "content": "Task: Translate it"}
+    with pytest.raises(
+        ChatTemplateError, match="task: 'translate it' is unknown: write problem, frames or auto"
+    ):
+        template.render([system, {"role": "user", "content": "hello"}])
