@@ -98,6 +98,8 @@ class Evidence:
     mean_margin: float | None = None
     finish_reason: FinishReason | None = None
     spans: Mapping[str, Evidence] = field(default_factory=dict)
+    extra: Mapping[str, float] = field(default_factory=dict)
+    """Signals that cost further passes, by name (`offload.confidence.PROBES`)."""
 
     @classmethod
     def fold(
@@ -128,12 +130,16 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """P(the answer is right). `p_correct` is `None` until a calibration exists; `raw` is the signal."""
+    """P(the answer is right). `p_correct` is `None` until a calibration exists; `raw` is the signal.
+
+    `reason` says why there is no probability.
+    """
 
     p_correct: float | None
     signal: str | None
     calibration_id: str | None
     raw: float | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
