@@ -1,11 +1,13 @@
 """What to do with an answer: the vocabulary of queries, evidence, confidence and decisions.
 
 Knows: the plain, frozen data that all parts share (`Query`, `Token`, `Evidence`, `Confidence`, `Decision`,
-`Answer`), and how token evidence is folded. Routing, residency, the encrypted channel, the queue, the cache
-and the gateway belong here and are not built yet. Does not know: tensors, model files, or engines.
+`Answer`), how token evidence is folded, and recorded outcomes. Routing, residency, the encrypted channel, the
+queue, the cache and the gateway belong here and are not built yet. Does not know: tensors, model files, or
+engines.
 """
 
-from offload.errors import OffloadError
+from offload.errors import OffloadError, OutcomesError
+from offload.outcomes import Outcome, read_outcomes, write_outcomes
 from offload.types import (
     QUANTILES,
     Action,
@@ -30,7 +32,11 @@ __all__ = [
     "FinishReason",
     "Message",
     "OffloadError",
+    "Outcome",
+    "OutcomesError",
     "Query",
     "Source",
     "Token",
+    "read_outcomes",
+    "write_outcomes",
 ]

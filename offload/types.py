@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, Literal, get_args
 
 __all__ = [
     "QUANTILES",
@@ -127,6 +128,58 @@ class Evidence:
             spans={name: cls.fold(part) for name, part in (spans or {}).items()},
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data: every field under its name, quantile levels as strings (`"0.1"`)."""
+        return {
+            **{f.name: getattr(self, f.name) for f in fields(self)},
+            "quantiles": {str(level): value for level, value in self.quantiles.items()},
+            "spans": {name: part.to_dict() for name, part in self.spans.items()},
+            "extra": dict(self.extra),
+        }
+
+    @classmethod
+    def from_dict(cls, data: object) -> Evidence:
+        """The inverse of `to_dict`. Only `n` and `n_scored` must be there; other fields are `None` or empty.
+
+        Raises:
+            ValueError: a field is unknown, missing, of the wrong type, or not finite; names it.
+        """
+        if not isinstance(data, Mapping):
+            raise ValueError(f"evidence is {data!r}, not an object")  # noqa: TRY004 - wrong data, not a wrong call
+        known = {f.name for f in fields(cls)}
+        for name in data:
+            if name not in known:
+                near = get_close_matches(str(name), known, n=1)
+                hint = f"; did you mean '{near[0]}'?" if near else ""
+                raise ValueError(f"evidence has an unknown field '{name}'{hint}")
+        finish = data.get("finish_reason")
+        if finish is not None and finish not in get_args(FinishReason):
+            raise ValueError(f"finish_reason is {finish!r}, not one of {', '.join(get_args(FinishReason))}")
+        quantiles = {}
+        for level, value in _object(data, "quantiles").items():
+            try:
+                at = float(level)
+            except ValueError:
+                at = math.nan
+            if not 0 <= at <= 1:
+                raise ValueError(f"quantiles has the level '{level}', not a number from 0 to 1")
+            quantiles[at] = _number(f"quantiles['{level}']", value)
+        spans = {}
+        for name, part in _object(data, "spans").items():
+            try:
+                spans[name] = cls.from_dict(part)
+            except ValueError as error:
+                raise ValueError(f"spans['{name}']: {error}") from error
+        return cls(
+            n=_count(data, "n"),
+            n_scored=_count(data, "n_scored"),
+            quantiles=quantiles,
+            finish_reason=finish,
+            spans=spans,
+            extra={name: _number(f"extra['{name}']", x) for name, x in _object(data, "extra").items()},
+            **{name: None if data.get(name) is None else _number(name, data[name]) for name in _FIGURES},
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
@@ -177,6 +230,39 @@ class Answer:
     def to_dict(self) -> dict[str, Any]:
         """The answer as JSON-ready data: the fields above, in their order."""
         return asdict(self)
+
+
+_FIGURES = (
+    "sum_logprob",
+    "mean_logprob",
+    "min_logprob",
+    "mean_entropy",
+    "max_entropy",
+    "mean_margin",
+)
+"""Fields of `Evidence` that are one number each, or missing."""
+
+
+def _object(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = data.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} is {value!r}, not an object")  # noqa: TRY004 - wrong data, not a wrong call
+    return value
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}, not a finite number")
+    return float(value)
+
+
+def _count(data: Mapping[str, Any], name: str) -> int:
+    value = data.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name} is {value!r}, not a whole number of tokens from 0 on")
+    return value
 
 
 def _finite(values: Iterable[float | None]) -> list[float]:
