@@ -3,59 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from edge_runtime.cli.options import model_options, open_model
-from edge_runtime.cli.output import emit_json, json_option, print_table, progress
+from edge_runtime.cli.output import emit_json, json_option, print_table, progress, status
 
-if TYPE_CHECKING:
-    from edge_runtime.evaluation import Case, Metric, Outcome
-
-__all__ = ["command", "report"]
-
-DEFAULT_FILES: Mapping[str, tuple[str, ...]] = {
-    "frames": ("hwu64/test.jsonl", "ha_intents/tests_en.jsonl"),
-    "oos": (
-        "hwu64/test.jsonl",
-        "ha_intents/tests_en.jsonl",
-        "clinc150/oos_test.jsonl",
-        "clinc150/test.jsonl",
-    ),
-}
-
-
-def report(suite: str, model: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The object that `--json` prints: suite, model, n, metrics with intervals, and those of each set."""
-    from edge_runtime.evaluation import summarise_frames, summarise_oos
-
-    summaries: Mapping[str, Callable[[Sequence[Outcome]], dict[str, Metric]]] = {
-        "frames": summarise_frames,
-        "oos": summarise_oos,
-    }
-    found = {name: metric.to_json() for name, metric in summaries[suite](outcomes).items()}
-    value: dict[str, Any] = {"suite": suite, "model": model, "n": len(outcomes), "metrics": found}
-    if suite != "frames":
-        return value
-    sets: dict[str, list[Outcome]] = defaultdict(list)
-    for outcome in outcomes:
-        sets[outcome.case.kind].append(outcome)
-    value["sets"] = {
-        kind: {"n": len(part), "metrics": {k: m.to_json() for k, m in summarise_frames(part).items()}}
-        for kind, part in sets.items()
-        if kind != "clinc150"
-    }
-    return value
+__all__ = ["command"]
 
 
 @click.command(name="evaluate")
 @click.option(
     "--suite",
-    type=click.Choice(["frames", "oos"]),
+    "suite_name",
+    type=click.Choice(["frames", "problems", "oos"]),
     default="frames",
     show_default=True,
     help="What is asked.",
@@ -66,47 +28,56 @@ def report(suite: str, model: str, outcomes: Sequence[Outcome]) -> dict[str, Any
     "files",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     multiple=True,
-    help="JSON lines as in hwu64, ha_intents or clinc150. [default: the public test rows in EDGE_DATA_DIR]",
+    help="JSON lines as in hwu64, ha_intents or clinc150; for problems, text and answer. "
+    "[default: the public test rows in EDGE_DATA_DIR; for problems, a fixed generated set]",
 )
 @click.option("--limit", type=click.IntRange(1), help="Rows taken of each file.")
-@click.option("--untagged", is_flag=True, help="Leave the dialect to the model (suite frames).")
+@click.option("--untagged", is_flag=True, help="Leave task and dialect to the model (oos always does).")
 @click.option(
     "--rows",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write every answer to this file (JSON lines).",
+    help="Write every answer with its evidence to this file (JSON lines).",
+)
+@click.option(
+    "--write",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the fixed test rows of suite problems to this file and ask nothing.",
 )
 @json_option
 def command(
-    suite: str,
+    suite_name: str,
     model: str,
     threads: int | None,
     files: tuple[Path, ...],
     limit: int | None,
     untagged: bool,
     rows: Path | None,
+    write: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure a model's frames, or how it tells what is none of its business.
+    """Measure a model's frames, its word problems, or how it tells what is none of its business.
 
     Answers are greedy. Intervals are 95 % bootstrap intervals over the rows. The AUROC of a signal is the
-    probability that a right frame scores above a wrong one (suite frames), or an in-domain utterance above an
-    out-of-scope one (suite oos; "verdict" takes the model's own answer `none` into account).
+    probability that a right answer scores above a wrong one, or in suite oos an in-domain utterance above an
+    out-of-scope one ("verdict" takes the model's own answer `none` into account).
     """
+    if write is not None:
+        _write(suite_name, write, as_json)
+        return
     from edge_runtime.evaluation import ask, asker
-    from edge_runtime.evaluation.rows import find, read
+    from edge_runtime.evaluation.catalogue import SUITES, report
 
-    cases: list[Case] = []
-    for path in files or find(DEFAULT_FILES[suite]):
-        cases += read(path, limit)
+    suite = SUITES[suite_name]
+    cases = suite.cases(files, limit)
     with open_model(model, threads) as loaded, progress("evaluate", total=len(cases)) as advance:
-        outcomes = ask(
-            cases, asker(loaded), tagged=suite == "frames" and not untagged, step=lambda: advance(1)
-        )
+        answer = asker(loaded, suite.max_tokens)
+        tagged = suite.tagged and not untagged
+        marked = ask(cases, answer, suite.mark, tagged=tagged, step=lambda: advance(1))
         name = loaded.id
     if rows is not None:
-        lines = (json.dumps(outcome.to_json(), ensure_ascii=False) for outcome in outcomes)
+        lines = (json.dumps(one.to_json(), ensure_ascii=False) for one in marked)
         rows.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    value = report(suite, name, outcomes)
+    value = report(suite, name, marked)
     if as_json:
         emit_json(value)
         return
@@ -121,8 +92,22 @@ def command(
             for metric, figure in part["metrics"].items()
         ]
         print_table(
-            ("metric", "n", "value", "95 % interval"), lines_shown, title=f"{name} · {suite} · {title}"
+            ("metric", "n", "value", "95 % interval"), lines_shown, title=f"{name} · {suite.name} · {title}"
         )
+
+
+def _write(suite: str, path: Path, as_json: bool) -> None:
+    from edge_runtime.evaluation.problems.testset import PROBLEMS_TEST
+
+    if suite != "problems":
+        raise click.UsageError(
+            f"--write has the rows of suite problems alone; those of {suite} are files in EDGE_DATA_DIR"
+        )
+    path.write_text(PROBLEMS_TEST.text(), encoding="utf-8")
+    if as_json:
+        emit_json({"file": str(path), "n": PROBLEMS_TEST.count, "sha256": PROBLEMS_TEST.sha256})
+        return
+    status(f"wrote {PROBLEMS_TEST.count} rows to {path} (SHA-256 {PROBLEMS_TEST.sha256})")
 
 
 def _show(value: float | None) -> str:

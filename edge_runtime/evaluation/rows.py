@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from edge_runtime.errors import DataError
 from edge_runtime.evaluation.frames import (
@@ -28,14 +28,16 @@ from edge_runtime.evaluation.frames import (
     pairs,
 )
 
-__all__ = ["Case", "Kind", "data_folder", "find", "read", "to_case"]
+__all__ = ["FrameCase", "Kind", "data_folder", "find", "read", "read_rows", "to_case"]
 
 Kind = Literal["hwu64", "ha_intents", "oos", "clinc150"]
 OUT_OF_SCOPE = "oos"
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class Case:
+class FrameCase:
     """An utterance to ask, and the right frame (None where there is none to compare with)."""
 
     kind: Kind
@@ -49,7 +51,7 @@ class Case:
         return messages(self.text, dialect, self.area)
 
 
-def to_case(row: Mapping[str, Any]) -> Case:
+def to_case(row: Mapping[str, Any]) -> FrameCase:
     """A row of one of the formats.
 
     Raises:
@@ -65,30 +67,43 @@ def to_case(row: Mapping[str, Any]) -> Case:
             isinstance(e, dict) and all(k in e for k in keys) for e in entities
         ):
             raise ValueError("needs 'entities' to be a list of objects with start, end, value and entity")
-        return Case("hwu64", text, hwu_frame(intent, entities))
+        return FrameCase("hwu64", text, hwu_frame(intent, entities))
     if "slots" in row:
         slots, context = row["slots"], row.get("context") or {}
         if not isinstance(slots, dict) or not isinstance(context, dict):
             raise ValueError("needs 'slots' and 'context' to be objects")
         pairs(slots)
         area = context.get("area")
-        return Case("ha_intents", text, home_frame(intent, slots), area if isinstance(area, str) else None)
+        return FrameCase(
+            "ha_intents", text, home_frame(intent, slots), area if isinstance(area, str) else None
+        )
     if intent == OUT_OF_SCOPE:
-        return Case("oos", text, Frame(NO_INTENT, {}))
-    return Case("clinc150", text, None)
+        return FrameCase("oos", text, Frame(NO_INTENT, {}))
+    return FrameCase("clinc150", text, None)
 
 
-def read(path: Path, limit: int | None = None) -> list[Case]:
-    """Cases of a JSON-lines file; empty lines are skipped.
+def read(path: Path, limit: int | None = None) -> list[FrameCase]:
+    """Cases of a JSON-lines file of utterances; see `read_rows`."""
+    return read_rows(path, to_case, "a row is an object as in hwu64, ha_intents or clinc150", limit)
+
+
+def read_rows(
+    path: Path, convert: Callable[[Mapping[str, Any]], T], form: str, limit: int | None = None
+) -> list[T]:
+    """Cases of a JSON-lines file, made by `convert`; empty lines are skipped.
+
+    Args:
+        form: what a row is, for the error.
+        limit: rows taken at most.
 
     Raises:
-        DataError: the file cannot be read, or a line is no row; names file and line.
+        DataError: the file cannot be read, or `convert` refuses a line (ValueError); names file and line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    cases: list[Case] = []
+    cases: list[T] = []
     for number, line in enumerate(lines, 1):
         if limit is not None and len(cases) >= limit:
             break
@@ -98,11 +113,9 @@ def read(path: Path, limit: int | None = None) -> list[Case]:
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise ValueError("is not a JSON object")  # noqa: TRY004, TRY301
-            cases.append(to_case(row))
+            cases.append(convert(row))
         except (ValueError, TypeError) as error:
-            raise DataError(
-                f"{path}, line {number}: {error}; a row is an object as in hwu64, ha_intents or clinc150"
-            ) from error
+            raise DataError(f"{path}, line {number}: {error}; {form}") from error
     if not cases:
         raise DataError(f"{path} has no rows")
     return cases

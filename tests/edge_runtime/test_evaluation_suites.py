@@ -9,9 +9,10 @@ from click.testing import CliRunner
 
 from edge_runtime.cli import evaluate
 from edge_runtime.errors import DataError
-from edge_runtime.evaluation import ask, parse_frame, read, summarise_frames, summarise_oos
+from edge_runtime.evaluation import MarkedFrame, ask, parse_frame, read, summarise_frames, summarise_oos
+from edge_runtime.evaluation.marked import NO_EVIDENCE
 from edge_runtime.evaluation.rows import find
-from edge_runtime.evaluation.suites import NO_EVIDENCE, Outcome, domain_score
+from edge_runtime.evaluation.suites import domain_score
 from offload.types import Evidence, Token
 
 HWU = {
@@ -67,9 +68,9 @@ class FakeModel:
         return SimpleNamespace(text=text, evidence=evidence(-0.1 if text != "no idea" else -2.0))
 
 
-def outcome(row: dict, text: str, logprob: float, tmp_path: Path) -> Outcome:
+def outcome(row: dict, text: str, logprob: float, tmp_path: Path) -> MarkedFrame:
     case = read(write(tmp_path / "one.jsonl", row))[0]
-    return ask([case], lambda messages: (text, evidence(logprob)))[0]
+    return ask([case], lambda messages: (text, evidence(logprob)), MarkedFrame)[0]
 
 
 def test_each_format_is_asked_in_its_own_dialect(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_right_answers_count_as_right_and_others_do_not(tmp_path: Path) -> None:
     texts = iter(
         [RIGHT[HWU["text"]], '{"intent":"alarm_set","slots":{}}', "nonsense", RIGHT[OOS["text"]], "{}"]
     )
-    metrics = summarise_frames(ask(cases, lambda messages: (next(texts), evidence(-0.5))))
+    metrics = summarise_frames(ask(cases, lambda messages: (next(texts), evidence(-0.5)), MarkedFrame))
     assert (metrics["intent_accuracy"].value, metrics["intent_accuracy"].n) == (3 / 4, 4)
     assert metrics["frame_accuracy"].value == 2 / 4
     assert metrics["valid_json"].value == 3 / 4
@@ -98,13 +99,14 @@ def test_every_signal_is_turned_so_that_sure_is_high(tmp_path: Path) -> None:
     outcomes += [outcome(HWU, "wrong", -1.0 - i, tmp_path) for i in range(3)]
     metrics = summarise_frames(outcomes)
     found = {name: metric.value for name, metric in metrics.items() if name.startswith("auroc_")}
-    assert len(found) == 6
+    assert found.pop("auroc_mean_margin") == 1.0
+    assert len(found) == 9
     assert set(found.values()) == {1.0}
 
 
 def test_an_answer_without_evidence_is_the_least_sure(tmp_path: Path) -> None:
     case = read(write(tmp_path / "rows.jsonl", HWU))[0]
-    found = ask([case], lambda messages: ("", Evidence.fold([Token(0, "x", forced=True)])))[0]
+    found = ask([case], lambda messages: ("", Evidence.fold([Token(0, "x", forced=True)])), MarkedFrame)[0]
     assert set(found.signals.values()) == {NO_EVIDENCE}
 
 
@@ -124,7 +126,9 @@ def test_a_sure_none_is_the_surest_sign_of_out_of_scope(tmp_path: Path) -> None:
 
 def test_oos_judges_in_domain_rows_against_out_of_scope_ones_and_keeps_clinc_apart(tmp_path: Path) -> None:
     cases = read(write(tmp_path / "rows.jsonl", HWU, HOME, OOS, BANK))
-    metrics = summarise_oos(ask(cases, lambda m: (RIGHT[m[-1]["content"]], evidence(-0.2)), tagged=False))
+    metrics = summarise_oos(
+        ask(cases, lambda m: (RIGHT[m[-1]["content"]], evidence(-0.2)), MarkedFrame, tagged=False)
+    )
     assert metrics["none_rate_out_of_scope"].value == 1
     assert metrics["none_rate_in_domain"].value == 0
     assert metrics["auroc_verdict_mean_logprob"].value == 1
@@ -178,8 +182,9 @@ def test_the_verb_prints_one_json_object(suite: str, tmp_path: Path, monkeypatch
     tags = [[m["content"] for m in asked if m["role"] == "system"] for asked in model.asked]
     assert tags[0] == (["frames: hwu64"] if suite == "frames" else [])
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [row["frame_right"] for row in rows] == [True, True, True, False]
-    assert parse_frame(rows[0]["answer"]) is not None
+    assert [row.get("weak_correct") for row in rows] == [1, 1, 1, None]  # nobody can mark the last one
+    assert parse_frame(rows[0]["response"]) is not None
+    assert Evidence.from_dict(rows[0]["evidence"]) == evidence(-0.1)
 
 
 def test_the_verb_prints_a_table_per_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
