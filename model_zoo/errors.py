@@ -4,16 +4,20 @@ ModelZooError
 ├── PackageError            a package on disk cannot be used
 │   ├── ManifestError       manifest.json is missing, unreadable or breaks the schema
 │   └── IntegrityError      a file's size or SHA-256 differs from the manifest, or the file is missing
+├── SignatureError          a signature is bad, or the policy wants another one
+├── KeyFileError            a key file is missing, readable by others or no key
 ├── ModelNotFoundError      no package of that name or path
 └── StoreError              the models folder cannot be written (read-only, full, name taken)
 """
 
 __all__ = [
     "IntegrityError",
+    "KeyFileError",
     "ManifestError",
     "ModelNotFoundError",
     "ModelZooError",
     "PackageError",
+    "SignatureError",
     "StoreError",
 ]
 
@@ -32,6 +36,14 @@ class ManifestError(PackageError):
 
 class IntegrityError(PackageError):
     """A packaged file is missing or differs from what the manifest says."""
+
+
+class SignatureError(ModelZooError):
+    """A signature is bad, or the policy wants another one."""
+
+
+class KeyFileError(ModelZooError):
+    """A key file is missing, readable by others, or holds no key of the wanted kind."""
 
 
 class ModelNotFoundError(ModelZooError):
