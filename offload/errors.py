@@ -1,10 +1,14 @@
 """Errors of `offload`; one base class. `edge_runtime/errors.py` draws the whole picture."""
 
-__all__ = ["OffloadError", "SimulationError", "OutcomesError"]
+__all__ = ["CalibrationError", "OffloadError", "OutcomesError", "SimulationError"]
 
 
 class OffloadError(Exception):
     """Base of every error that `offload` raises on purpose."""
+
+
+class CalibrationError(OffloadError):
+    """A calibration cannot be made from these rows, cannot be read, or belongs to another model."""
 
 
 class OutcomesError(OffloadError):
