@@ -1,8 +1,8 @@
 """Ed25519 keys as files: what signs packages and registries, and what they are checked against.
 
 A private key is PKCS #8 in PEM (RFC 5958, RFC 8410), encrypted or not, as openssl's `genpkey -algorithm
-ed25519` writes it; a file that others can read is refused. A public key is one line, `edge-ed25519 BASE64 NAME`:
-kind, the 32 bytes of RFC 8032, and whose it is. A key's id is the SHA-256 of those 32 bytes.
+ed25519` writes it; a file that others can read is refused. A public key is one line of kind, the 32 bytes of
+RFC 8032, and whose it is: `edge-ed25519 BASE64 NAME`. A key's id is the SHA-256 of those 32 bytes.
 
 Does not know: what is signed (`model_zoo.signing`), nor which keys a user trusts.
 """

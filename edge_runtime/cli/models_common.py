@@ -1,0 +1,37 @@
+"""What the subcommands of `edge-runtime models` share: completion of names, progress in bytes.
+
+Does not know: what any of them does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+from click.shell_completion import CompletionItem
+
+import model_zoo
+from edge_runtime.cli import output
+
+__all__ = ["byte_progress", "complete_name"]
+
+
+def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of packages for the shell."""
+    names = [entry.name for entry in model_zoo.list_packages()]
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+@contextmanager
+def byte_progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar for what reports bytes done and bytes in total."""
+    with output.progress(label) as advance:
+        seen = 0
+
+        def report(done: int, total: int) -> None:
+            nonlocal seen
+            advance(done - seen, total=total)
+            seen = done
+
+        yield report
