@@ -20,6 +20,7 @@ from edge_runtime.sampling import SamplingParams
 from edge_runtime.speculative import Drafter
 from edge_runtime.tokenizer import Tokenizer
 from edge_runtime.tokens import Overflow, TokenStream, generate_tokens
+from offload.spans import decisive_spans
 from offload.types import Evidence, FinishReason, Token
 
 __all__ = [
@@ -37,7 +38,8 @@ __all__ = [
 class Chunk:
     """A piece of text as it arrives.
 
-    `evidence` covers everything so far (quantiles only in the last chunk, which has a `finish_reason`).
+    `evidence` covers everything so far (quantiles and the decisive spans of `offload.spans` only in the last
+    chunk, which has a `finish_reason`).
     Speeds are tokens per second: prompt tokens that had to be computed over prefill time, generated ones over
     decode time. `peak_memory_mib` is the process's peak resident set, read at the first chunk and the last.
     """
@@ -154,7 +156,7 @@ def stream(
             nonlocal peak
             if peak is None or reason is not None:  # asking the system costs as much as a small model's step
                 peak = probe()
-            evidence = running.evidence() if reason is None else Evidence.fold(running.tokens, reason)
+            evidence = running.evidence() if reason is None else _whole(running.tokens, reason)
             return _chunk(
                 source, text, tokens, evidence, len(running.tokens), clock() - started, peak, reason
             )
@@ -226,6 +228,11 @@ def timings_of(last: Chunk) -> dict[str, float]:
         "tokens_per_s": last.tokens_per_s,
         "peak_rss_mib": last.peak_memory_mib,
     }
+
+
+def _whole(tokens: Sequence[Token], reason: FinishReason) -> Evidence:
+    """The evidence of a finished text, its decisive spans apart."""
+    return Evidence.fold(tokens, reason, decisive_spans(tokens))
 
 
 def _chunk(
