@@ -23,6 +23,7 @@ HEAVY = {
     "mlc_llm",
     "optimum",
     "ray",
+    "sklearn",
     "torch",
     "transformers",
     "tvm",
