@@ -7,6 +7,7 @@ ModelZooError
 ├── SignatureError          a signature is bad, or the policy wants another one
 ├── KeyFileError            a key file is missing, readable by others or no key
 ├── ModelNotFoundError      no package of that name or path
+├── RegistryError           a registry of models is missing, unreadable or breaks its format
 └── StoreError              the models folder cannot be written (read-only, full, name taken)
 """
 
@@ -17,6 +18,7 @@ __all__ = [
     "ModelNotFoundError",
     "ModelZooError",
     "PackageError",
+    "RegistryError",
     "SignatureError",
     "StoreError",
 ]
@@ -48,6 +50,10 @@ class KeyFileError(ModelZooError):
 
 class ModelNotFoundError(ModelZooError):
     """No package of that name or path."""
+
+
+class RegistryError(ModelZooError):
+    """A registry of models is missing, cannot be read or breaks its format."""
 
 
 class StoreError(ModelZooError):
