@@ -1,7 +1,7 @@
 """Answers of a package, kept in a file as they come: what was answered once is not computed again.
 
 The file is JSON lines. The first says whose answers they are (the manifest's SHA-256), each further one is
-an answer: messages, limit of tokens, text, evidence, seconds. A run that is killed loses at most the answer that
+an answer: messages, limit of tokens, text, evidence, seconds. A run that is killed loses at most the one that
 it was writing. Answers are greedy, so they depend on nothing else.
 """
 
