@@ -1,12 +1,14 @@
 """Answers of a package, kept in a file as they come: what was answered once is not computed again.
 
-The file is JSON lines. The first says whose answers they are (the manifest's SHA-256), each further one is
-an answer: messages, limit of tokens, text, evidence, seconds. A run that is killed loses at most the one that
-it was writing. Answers are greedy, so they depend on nothing else.
+The file is JSON lines. The first says whose answers they are, each further one is an answer: messages, limit
+of tokens, text, evidence, seconds. A run that is killed loses at most the one it was writing. Answers are
+greedy, so they depend on what computes alone: card, licence and figures of a package have no part in them.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -18,10 +20,12 @@ from typing import Any, Protocol
 
 from edge_runtime.evaluation.marked import Asker, Messages
 from edge_runtime.sampling import SamplingParams
-from model_zoo import open_package
+from model_zoo import Manifest, open_package
 from offload.types import Evidence
 
 FORMAT = 1
+COMPUTE = ("model.", "tokenizer.json", "chat_template.jinja")
+"""Beginnings of the names of a package's files that an answer depends on."""
 
 
 class Model(Protocol):
@@ -43,19 +47,32 @@ class Answer:
     seconds: float
 
 
+def identity_of(manifest: Manifest) -> str:
+    """SHA-256 of all that an answer depends on: graph, weights, tokenizer, template, end tokens."""
+    parts = {
+        "files": {n: f.sha256 for n, f in manifest.files.items() if n.startswith(COMPUTE)},
+        "engine": [manifest.engine, dict(manifest.engine_options)],
+        "end": sorted(manifest.generation.eos_token_ids),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
 class AnswerBook:
     """The answers of one package. The model is loaded when the first answer is missing.
 
     Args:
-        sha256: of the package's manifest; the file is begun anew when it holds answers of another.
-        path: the file.
+        identity: of the weights; the file is begun anew when it holds answers of others.
+        path: the file. One process writes it at a time.
         opened: loads the model.
         clock: seconds.
+
+    Raises:
+        BlockingIOError: another process writes the file; names it.
     """
 
     def __init__(
         self,
-        sha256: str,
+        identity: str,
         path: Path,
         opened: Callable[[], Model],
         *,
@@ -64,31 +81,38 @@ class AnswerBook:
         self.path, self._open, self._clock = path, opened, clock
         self._model: Model | None = None
         self._stack = ExitStack()
-        self._head = {"format": FORMAT, "manifest_sha256": sha256}
+        self._head = {"format": FORMAT, "identity": identity}
         self._held: dict[str, Answer] = {}
-        self._resume()
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._stack.enter_context(path.open("a", encoding="utf-8"))
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._stack.close()
+            raise BlockingIOError(f"{path} is being written by another run; wait for it to end") from error
+        self._resume()
 
     @classmethod
-    def of(cls, package: Path | str, path: Path, threads: int = 1) -> AnswerBook:
-        """The answers of a package by name or folder, computed with `threads`."""
+    def of(cls, package: Path | str, folder: Path, threads: int = 1) -> AnswerBook:
+        """The answers of a package by name or folder, computed with `threads`, in a file of their own."""
         from edge_runtime.model import LoadedModel
 
         found = open_package(package)
-        return cls(found.manifest_sha256, path, lambda: LoadedModel.open(found, threads=threads))
+        identity = identity_of(found.manifest)
+        path = folder / f"{found.manifest.id}-{identity[:12]}.jsonl"
+        return cls(identity, path, lambda: LoadedModel.open(found, threads=threads))
 
     def _resume(self) -> None:
         """Read what is there; a line that was cut while it was written is cut off."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        data = self.path.read_bytes() if self.path.exists() else b""
+        data = self.path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         lines = whole.decode("utf-8").split("\n")[:-1]
         if not lines or json.loads(lines[0]) != self._head:
-            self.path.write_text(json.dumps(self._head) + "\n", encoding="utf-8")
+            self._file.truncate(0)
+            self._file.write(json.dumps(self._head) + "\n")
+            self._file.flush()
             return
-        if len(whole) < len(data):
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
+        self._file.truncate(len(whole))
         for line in lines[1:]:
             row = json.loads(line)
             self._held[_key(row["messages"], row["max_tokens"])] = Answer(

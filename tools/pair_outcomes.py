@@ -2,7 +2,7 @@
 
     python -m tools.pair_outcomes --suite frames --suite problems --out runs/pair/outcomes.jsonl
 
-Every answer is kept beside the output as it comes; an interrupted run goes on where it was. `latency_s`
+Every answer is kept in a file as it comes; an interrupted run goes on where it was. `latency_s`
 is measured on this machine, from the messages to the last token, while whatever else runs on it runs.
 """
 
@@ -80,7 +80,9 @@ def outcomes(
 @click.option(
     "--answers",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where answers are kept. [default: the folder `answers` beside --out]",
+    default=Path("runs/answers"),
+    show_default=True,
+    help="Where answers are kept; `tools.train measure` keeps its own there too.",
 )
 @json_option
 def main(
@@ -92,19 +94,18 @@ def main(
     untagged: bool,
     threads: int,
     out: Path,
-    answers: Path | None,
+    answers: Path,
     as_json: bool,
 ) -> None:
     """Ask both packages every row, and write who was right with the device's evidence."""
     if files and len(suites) != 1:
         raise click.UsageError("--data needs exactly one --suite: the rows of a file are of one form")
-    folder = answers or out.parent / "answers"
     chosen = [SUITES[name] for name in suites]
     cases = [suite.cases(files, limit) for suite in chosen]
     rows: list[Outcome] = []
     with (
-        AnswerBook.of(weak, folder / "weak.jsonl", threads) as here,
-        AnswerBook.of(strong, folder / "strong.jsonl", threads) as there,
+        AnswerBook.of(weak, answers, threads) as here,
+        AnswerBook.of(strong, answers, threads) as there,
         progress("pair", total=sum(map(len, cases))) as advance,
     ):
         for suite, part in zip(chosen, cases, strict=True):

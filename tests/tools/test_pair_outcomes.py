@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +16,13 @@ from edge_runtime.evaluation.catalogue import SUITES
 from edge_runtime.evaluation.problems.grade import Number
 from edge_runtime.evaluation.problems.rows import ProblemCase
 from edge_runtime.evaluation.rows import FrameCase
+from model_zoo.manifest import read_manifest
 from offload.outcomes import read_outcomes, write_outcomes
 from offload.types import Evidence, Token
 from tools import pair_outcomes
-from tools.answers import AnswerBook
+from tools.answers import AnswerBook, identity_of
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class FakeModel:
@@ -40,9 +44,9 @@ class FakeModel:
         self.closed = True
 
 
-def book(path: Path, model: FakeModel, sha: str = "a" * 64) -> AnswerBook:
+def book(path: Path, model: FakeModel, identity: str = "a" * 64) -> AnswerBook:
     ticks = itertools.count()
-    return AnswerBook(sha, path, lambda: model, clock=lambda: next(ticks))
+    return AnswerBook(identity, path, lambda: model, clock=lambda: next(ticks))
 
 
 def ask(found: AnswerBook, words: Sequence[str]) -> list[str]:
@@ -80,9 +84,27 @@ def test_other_weights_begin_anew(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     with book(path, FakeModel({"a": 1})) as first:
         ask(first, ["a"])
-    with book(path, FakeModel({"a": 9}), sha="b" * 64) as second:
+    with book(path, FakeModel({"a": 9}), identity="b" * 64) as second:
         assert ask(second, ["a"]) == ["answer: 9"]
     assert len(path.read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    with (
+        book(path, FakeModel({})),
+        pytest.raises(BlockingIOError, match=r"answers\.jsonl is being written by another run"),
+    ):
+        book(path, FakeModel({}))
+
+
+def test_an_identity_is_of_what_computes_alone() -> None:
+    shipped = read_manifest(ROOT / "model_zoo" / "packages" / "pocket")[0]
+    told = replace(shipped, evaluation={"other": 1}, licence=replace(shipped.licence, id="MIT"))
+    card = replace(shipped, files={**shipped.files, "MODEL_CARD.md": shipped.files["LICENSE"]})
+    other = replace(shipped, files={**shipped.files, "tokenizer.json": shipped.files["LICENSE"]})
+    assert identity_of(told) == identity_of(card) == identity_of(shipped)
+    assert identity_of(other) != identity_of(shipped)
 
 
 def test_outcomes_say_who_was_right_with_the_devices_evidence(tmp_path: Path) -> None:
