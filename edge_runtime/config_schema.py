@@ -125,6 +125,22 @@ SCHEMA: tuple[Section, ...] = (
                 "Name of a package (`edge-runtime models list`) or path of its folder or `.edge` file.",
                 flags=("run.model", "chat.model", "bench.model"),
             ),
+            Key(
+                "signatures",
+                str,
+                "warn",
+                "What is done with a package or registry that no trusted key has signed: `any` takes it, "
+                "`warn` takes it and says so, `required` refuses it. Shipped packages are part of the "
+                "installation and need no signature; a bad signature is always refused.",
+                choices=("any", "warn", "required"),
+            ),
+            Key(
+                "trusted_keys",
+                list,
+                [],
+                "Public keys that are trusted beside those of `edge-runtime models trust`, as lines "
+                "`edge-ed25519 BASE64 NAME`.",
+            ),
             Key("system", str, None, "System message of every query.", unset="none", flags=_both("system")),
             Key(
                 "max_tokens",

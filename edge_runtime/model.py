@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -22,7 +23,7 @@ from edge_runtime.sampling import SamplingParams
 from edge_runtime.speculative import Drafter, PromptLookup
 from edge_runtime.tokenizer import Tokenizer
 from edge_runtime.tokens import Overflow
-from model_zoo import Manifest, Package, open_package
+from model_zoo import Lease, Manifest, Package, SignaturePolicy, SignatureState, open_package
 from offload.types import Message
 
 __all__ = ["LoadedModel", "open_engine"]
@@ -30,6 +31,8 @@ __all__ = ["LoadedModel", "open_engine"]
 TOKENIZER_FILE = "tokenizer.json"
 TEMPLATE_FILE = "chat_template.jinja"
 GRAPH_FILE = "model.onnx"
+
+_log = logging.getLogger(__name__)
 
 
 class LoadedModel:
@@ -44,11 +47,14 @@ class LoadedModel:
         manifest: Manifest | None = None,
         path: Path | None = None,
         manifest_sha256: str | None = None,
+        signature: SignatureState | None = None,
+        lease: Lease | None = None,
         prefix_cache_bytes: int | None = None,
         load_s: float = 0.0,
     ) -> None:
         self.engine, self.tokenizer, self.chat_template = engine, tokenizer, chat_template
         self.manifest, self.path, self.manifest_sha256, self.load_s = manifest, path, manifest_sha256, load_s
+        self.signature, self._lease = signature, lease
         kept = prefix_cache_budget() if prefix_cache_bytes is None else prefix_cache_bytes
         self.prefix_cache = PrefixCache(engine, max_bytes=kept)
         self._grammar_lock = threading.Lock()
@@ -61,6 +67,8 @@ class LoadedModel:
         threads: int | None = None,
         engine_options: Mapping[str, object] | None = None,
         prefix_cache_bytes: int | None = None,
+        signatures: SignaturePolicy | None = None,
+        warn: Callable[[str], None] = _log.warning,
         environ: Mapping[str, str] | None = None,
         now: Callable[[], datetime] | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -73,15 +81,25 @@ class LoadedModel:
             engine_options: further fields of `SessionTuning`.
             prefix_cache_bytes: KV memory kept between queries; `None` for a sixteenth of the memory there is,
                 at most 256 MiB.
+            signatures: whose signature the package needs; by default anything but a bad one will do. A
+                `model_zoo.Package` was judged by whoever opened it.
+            warn: told what that policy has to say about a package that it lets pass.
             environ: where `EDGE_ENGINE_*` is read from; the process's environment by default.
             now: the clock that chat templates see.
 
         Raises:
-            model_zoo.ModelZooError: no such package, or it is damaged.
+            model_zoo.ModelZooError: no such package, it is damaged, or its signature will not do.
             TokenizerError, ChatTemplateError, EngineError: a part of it cannot be used.
         """
         started = clock()
-        opened = package if isinstance(package, Package) else open_package(package)
+        if isinstance(package, Package):
+            opened = package
+        else:
+            policy = signatures if signatures is not None else SignaturePolicy()
+            opened = open_package(package, policy=policy, in_use=True)
+            warning = policy.warning(opened.signature, opened.manifest.id)
+            if warning is not None:
+                warn(warning)
         manifest = opened.manifest
         tuning = SessionTuning.choose(
             {"threads": threads, **(engine_options or {})}, environ=os.environ if environ is None else environ
@@ -112,6 +130,8 @@ class LoadedModel:
             manifest=manifest,
             path=opened.path,
             manifest_sha256=opened.manifest_sha256,
+            signature=opened.signature,
+            lease=opened.lease,
             prefix_cache_bytes=prefix_cache_bytes,
             load_s=clock() - started,
         )
@@ -243,6 +263,8 @@ class LoadedModel:
         """Give all memory back."""
         self.prefix_cache.clear()
         self.engine.close()
+        if self._lease is not None:
+            self._lease.close()
 
     def __enter__(self) -> LoadedModel:
         return self

@@ -21,6 +21,7 @@ from edge_runtime.grammar import Grammar
 from edge_runtime.model import LoadedModel
 from edge_runtime.sampling import SamplingParams
 from edge_runtime.tokens import Overflow
+from edge_runtime.trust import signature_policy
 from model_zoo import Package
 from offload.types import Answer, Confidence, Decision, Message, Query
 
@@ -86,7 +87,7 @@ class Runtime:
             engine_options: fields of `SessionTuning`, such as `threads`; `None` leaves one to the machine.
 
         Raises:
-            model_zoo.ModelZooError: no such package, or it is damaged.
+            model_zoo.ModelZooError: no such package, it is damaged, or its signature will not do.
             EdgeRuntimeError: a part of it cannot be used.
         """
         if config is None:
@@ -97,6 +98,7 @@ class Runtime:
             model if model is not None else config.get("model", "name"),
             engine_options={**config.engine_options(), **engine_options},
             prefix_cache_bytes=prefix_cache_bytes,
+            signatures=signature_policy(config),
             clock=clock,
         )
         return cls(loaded, config=config, wall_clock=wall_clock, clock=clock, new_id=new_id)

@@ -28,6 +28,7 @@ from model_zoo.manifest import (
     read_exact,
     read_manifest,
 )
+from model_zoo.signing import SignaturePolicy, check_package, read_signature
 from model_zoo.writer import PackageWriter
 
 __all__ = ["pack", "read_archive_manifest", "unpack", "unpack_cached", "verify_archive"]
@@ -44,10 +45,12 @@ def pack(folder: Path, out: Path, *, overwrite: bool = False, progress: fs.Progr
     """Write the package `folder` as the file `out`; every file is verified on the way.
 
     Raises:
-        ManifestError, IntegrityError: the package is not whole; nothing is written.
+        ManifestError, IntegrityError, SignatureError: the package is not whole; nothing is written.
         StoreError: `out` is taken, or cannot be written.
     """
     manifest, raw = read_manifest(folder)
+    signature = read_signature(folder / SIGNATURE_NAME)
+    check_package(raw, signature, SignaturePolicy(), str(folder))
     out = Path(os.path.abspath(out.expanduser()))  # noqa: PTH100 - links stay as the user wrote them
     if os.path.lexists(out) and not (overwrite and out.is_file()):
         raise StoreError(f"{out}: exists already. Choose another name, or remove it first")
@@ -59,10 +62,8 @@ def pack(folder: Path, out: Path, *, overwrite: bool = False, progress: fs.Progr
         with zipfile.ZipFile(partial, "x", compression=zipfile.ZIP_STORED) as archive:
             lock = fs.lock_folder(partial)
             archive.writestr(_member(MANIFEST_NAME, len(raw)), raw)
-            signature = folder / SIGNATURE_NAME
-            if signature.is_file():
-                content = signature.read_bytes()
-                archive.writestr(_member(SIGNATURE_NAME, len(content)), content)
+            if signature is not None:
+                archive.writestr(_member(SIGNATURE_NAME, len(signature)), signature)
             done = 0
             for name, entry in sorted(manifest.files.items()):
                 done = _pack_member(archive, folder, name, entry.size, entry.sha256, done, manifest, progress)
@@ -87,7 +88,7 @@ def unpack(archive_path: Path, target: Path, *, overwrite: bool = False) -> Mani
 
     Raises:
         PackageError: the file is no `.edge` file, or holds something that its manifest does not list.
-        IntegrityError: a member differs from the manifest.
+        IntegrityError, SignatureError: a member differs from the manifest, or that from its signature.
         StoreError: the target is taken, cannot be written, or the disk is too small (said before writing).
     """
     with _opened(archive_path) as (archive, members, manifest, raw):
@@ -97,19 +98,18 @@ def unpack(archive_path: Path, target: Path, *, overwrite: bool = False) -> Mani
                 with writer.create(name) as file:
                     for chunk in _checked_chunks(archive, members[name], entry, archive_path):
                         file.write(chunk)
-            signature = _read(archive, members[SIGNATURE_NAME]) if SIGNATURE_NAME in members else None
-            writer.commit_exact(raw, signature)
+            writer.commit_exact(raw, _read_signature(archive, members))
     return manifest
 
 
-def read_archive_manifest(archive_path: Path) -> tuple[Manifest, bytes]:
-    """The manifest of an `.edge` file and its exact bytes; the other members are not read.
+def read_archive_manifest(archive_path: Path) -> tuple[Manifest, bytes, bytes | None]:
+    """The manifest of an `.edge` file, its exact bytes, and those of its signature; nothing else is read.
 
     Raises:
         PackageError, ManifestError, IntegrityError: as `unpack`.
     """
-    with _opened(archive_path) as (_, _, manifest, raw):
-        return manifest, raw
+    with _opened(archive_path) as (archive, members, manifest, raw):
+        return manifest, raw, _read_signature(archive, members)
 
 
 def verify_archive(archive_path: Path, *, progress: fs.Progress | None = None) -> None:
@@ -135,7 +135,7 @@ def unpack_cached(archive_path: Path) -> Path:
     Raises:
         As `unpack`.
     """
-    _, raw = read_archive_manifest(archive_path)
+    _, raw, _ = read_archive_manifest(archive_path)
     folder = store.cache_dir() / hashlib.sha256(raw).hexdigest()[:32]
     if not (folder / MANIFEST_NAME).is_file():
         try:
@@ -245,6 +245,10 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     """A manifest or a signature; at most one byte more than allowed, which the caller then refuses."""
     with archive.open(member) as file:
         return file.read(MAX_MANIFEST_BYTES + 1)
+
+
+def _read_signature(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) -> bytes | None:
+    return _read(archive, members[SIGNATURE_NAME]) if SIGNATURE_NAME in members else None
 
 
 def _checked_chunks(

@@ -3,7 +3,7 @@
 Sizes are compared at every opening. SHA-256 is computed in `Package.verify` and when a package is opened for
 the first time; for packages inside a models folder a stamp in its `.verified` folder remembers that, so that
 later openings are quick. Packages elsewhere, shipped ones included, are hashed at every opening: nothing is
-written for them.
+written for them. The signature is checked at every opening.
 """
 
 from __future__ import annotations
@@ -19,9 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from model_zoo import files as fs
-from model_zoo import store
-from model_zoo.errors import IntegrityError, ModelNotFoundError
+from model_zoo import store, usage
+from model_zoo.errors import IntegrityError, ManifestError, ModelNotFoundError, SignatureError
 from model_zoo.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest, read_manifest
+from model_zoo.signing import (
+    SignaturePolicy,
+    SignatureState,
+    check_package,
+    read_signature,
+    signature_state,
+)
 
 __all__ = ["Inspection", "Package", "inspect_package", "open_package"]
 
@@ -42,6 +49,9 @@ class Package:
     manifest_sha256: str
     source: Path
     """What was opened: the folder itself, or the `.edge` file that was unpacked into it."""
+    signature: SignatureState
+    lease: usage.Lease | None = None
+    """Keeps the package from being pruned; only where it was opened to be used."""
 
     def file(self, name: str) -> Path:
         """The path of a listed file.
@@ -154,20 +164,39 @@ class Inspection:
     """The package's folder, or its `.edge` file."""
     manifest: Manifest
     manifest_sha256: str
+    raw: bytes
+    """The exact bytes of `manifest.json`."""
+    raw_signature: bytes | None
+    """Those of `manifest.sig`, `None` when there is none."""
 
-    def verify(self, *, progress: fs.Progress | None = None) -> None:
-        """Compare every byte with the manifest, of the folder or of the `.edge` file itself.
+    def signature(self, policy: SignaturePolicy | None = None) -> SignatureState:
+        """What is known of the signature, with the trusted keys of the policy; raises nothing."""
+        if self.raw_signature is None and self.source.parent == store.shipped_dir():
+            return SignatureState("shipped")
+        return signature_state(self.raw, self.raw_signature, policy.trusted if policy else {})
+
+    def verify(
+        self, policy: SignaturePolicy | None = None, *, progress: fs.Progress | None = None
+    ) -> SignatureState:
+        """Check the signature, and compare every byte of the folder or `.edge` file with the manifest.
+
+        Args:
+            policy: which signatures will do; by default anything but a bad one.
 
         Raises:
+            SignatureError: the signature is bad, or not what the policy wants.
             IntegrityError: something is missing, changed or not listed.
             PackageError: the `.edge` file cannot be read.
         """
+        state = _checked(self.raw, self.raw_signature, policy, self.source)
         if self.source.is_file():
             from model_zoo.archive import verify_archive
 
             verify_archive(self.source, progress=progress)
         else:
-            Package(self.source, self.manifest, self.manifest_sha256, self.source).verify(progress=progress)
+            folder = self.source
+            Package(folder, self.manifest, self.manifest_sha256, folder, state).verify(progress=progress)
+        return state
 
 
 def inspect_package(path_or_name: Path | str) -> Inspection:
@@ -180,15 +209,18 @@ def inspect_package(path_or_name: Path | str) -> Inspection:
     if source.is_file():
         from model_zoo.archive import read_archive_manifest
 
-        manifest, raw = read_archive_manifest(source)
+        manifest, raw, signature = read_archive_manifest(source)
     else:
         manifest, raw = read_manifest(source)
-    return Inspection(source, manifest, hashlib.sha256(raw).hexdigest())
+        signature = read_signature(source / SIGNATURE_NAME)
+    return Inspection(source, manifest, hashlib.sha256(raw).hexdigest(), raw, signature)
 
 
 def open_package(
     path_or_name: Path | str,
     *,
+    policy: SignaturePolicy | None = None,
+    in_use: bool = False,
     progress: fs.Progress | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Package:
@@ -198,33 +230,93 @@ def open_package(
     and as a path when there is no such name. An `.edge` file is unpacked once into the cache folder.
 
     Args:
+        policy: which signatures will do; by default anything but a bad one. A shipped package is part of the
+            installation and needs none.
+        in_use: it is opened to be run: its last use is remembered, and nobody prunes it before its `lease` is
+            closed or the process ends.
         progress: called with bytes hashed and bytes in total, when the package is verified.
-        clock: seconds since the epoch, for the age of files.
+        clock: seconds since the epoch, for the age of files and the last use.
 
     Raises:
         ModelNotFoundError: nothing of that name or path; suggests near names.
         ManifestError: `manifest.json` is missing or wrong.
+        SignatureError: the signature is bad, or not what the policy wants.
         IntegrityError: a file is missing, cut short or changed.
         StoreError: an `.edge` file cannot be unpacked (no space, read-only cache).
     """
     source = _locate(path_or_name)
     if source.is_file():
-        from model_zoo.archive import unpack_cached
-
-        folder = unpack_cached(source)
+        package = _open_archive(source, policy, in_use, progress, clock)
     else:
-        folder = source
+        package = _open_folder(source, policy, in_use, progress, clock)
+    if in_use:
+        usage.mark_used(package.path, clock)
+    return package
+
+
+def _open_folder(
+    folder: Path,
+    policy: SignaturePolicy | None,
+    in_use: bool,
+    progress: fs.Progress | None,
+    clock: Callable[[], float],
+) -> Package:
     while True:
+        lease = usage.lease(folder) if in_use else None
         manifest, raw = read_manifest(folder)
-        package = Package(folder, manifest, hashlib.sha256(raw).hexdigest(), source)
         try:
+            state = _checked(raw, read_signature(folder / SIGNATURE_NAME), policy, folder)
+            package = Package(folder, manifest, hashlib.sha256(raw).hexdigest(), folder, state, lease)
             _check_once(package, progress, clock)
-        except (IntegrityError, FileNotFoundError):
+        except (IntegrityError, SignatureError, FileNotFoundError) as error:
             if read_manifest(folder)[1] != raw:
                 continue  # another process swapped the package between our reading the manifest and the files
-            package.verify(full=False)  # says which file it was that vanished
+            if isinstance(error, FileNotFoundError):
+                package.verify(full=False)  # says which file it was that vanished
             raise
         return package
+
+
+def _open_archive(
+    source: Path,
+    policy: SignaturePolicy | None,
+    in_use: bool,
+    progress: fs.Progress | None,
+    clock: Callable[[], float],
+) -> Package:
+    """Unpack an `.edge` file unless it is there, and hold what was unpacked against the file itself."""
+    from model_zoo.archive import read_archive_manifest, unpack_cached
+
+    manifest, raw, signature = read_archive_manifest(source)
+    state = _checked(raw, signature, policy, source)  # before a byte is unpacked
+    folder = unpack_cached(source)
+    lease = usage.lease(folder) if in_use else None
+    package = Package(folder, manifest, hashlib.sha256(raw).hexdigest(), source, state, lease)
+    try:
+        unpacked = read_manifest(folder)[1]
+    except ManifestError as error:
+        raise IntegrityError(f"{error}. {package._way_out()}") from error
+    if unpacked != raw:
+        raise IntegrityError(
+            f"{folder}: its {MANIFEST_NAME} is not that of {source}, which was unpacked there. "
+            f"{package._way_out()}"
+        )
+    _check_once(package, progress, clock)
+    return package
+
+
+def _checked(
+    raw: bytes, signature: bytes | None, policy: SignaturePolicy | None, source: Path
+) -> SignatureState:
+    """What is known of a package's signature, when it may be used.
+
+    Raises:
+        SignatureError: the signature is bad, or not what the policy wants.
+    """
+    if signature is None and source.parent == store.shipped_dir():
+        return SignatureState("shipped")  # as good as the program that runs it
+    where = source.name if source.parent == store.models_dir() else str(source)
+    return check_package(raw, signature, policy or SignaturePolicy(), where)
 
 
 def _locate(path_or_name: Path | str) -> Path:

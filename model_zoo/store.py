@@ -17,6 +17,7 @@ from model_zoo.errors import ManifestError, ModelNotFoundError, StoreError
 from model_zoo.manifest import MANIFEST_NAME, Manifest, read_manifest
 
 __all__ = [
+    "LOCK",
     "MODELS_DIR_VARIABLE",
     "STAMPS",
     "Entry",
@@ -33,7 +34,8 @@ MODELS_DIR_VARIABLE = "EDGE_MODELS_DIR"
 STAMPS = ".verified"
 """Folder inside a models folder that remembers which packages were verified."""
 
-_LOCK = ".lock"
+LOCK = ".lock"
+"""File inside a models folder that is locked while names in it change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def remove(name: str, models: Path | None = None, shipped: Path | None = None) -
             "it goes with: pip uninstall edge-runtime"
         )
     try:
-        with fs.locked(models / _LOCK):
+        with fs.locked(models / LOCK):
             fs.remove_stale_partials(models)
             aside = fs.partial_path(path)
             try:

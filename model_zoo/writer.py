@@ -30,7 +30,8 @@ from model_zoo.manifest import (
     read_exact,
     read_manifest,
 )
-from model_zoo.store import models_dir
+from model_zoo.signing import SignaturePolicy, check_package
+from model_zoo.store import LOCK, models_dir
 
 __all__ = ["HashingFile", "PackageWriter", "amend"]
 
@@ -149,12 +150,16 @@ class PackageWriter:
     ) -> Manifest:
         """Like `commit` for a package from elsewhere: the bytes of its manifest, and its signature, are kept.
 
+        Whose signature it is, the caller judges; here it must only fit.
+
         Raises:
+            SignatureError: the signature is not over this manifest.
             IntegrityError: what was written is not what the manifest lists.
             ManifestError: the manifest is not valid.
             StoreError: see the class.
         """
         manifest = read_exact(raw, MANIFEST_NAME)
+        check_package(raw, signature, SignaturePolicy(), str(self.target))
         with self._store_errors():
             entries = self._hash_all(progress)
             for name in sorted({*entries, *manifest.files}):
@@ -186,9 +191,7 @@ class PackageWriter:
         partial, self._partial = self._partial, None
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._release()
         if isinstance(error, OSError) and self._is_ours(error, partial):
             raise fs.store_error(error, self.target) from error
 
@@ -250,15 +253,27 @@ class PackageWriter:
                 os.fsync(file.fileno())
         for folder in [path for path in self.folder.rglob("*") if path.is_dir()] + [self.folder]:
             fs.fsync_folder(folder)
-        try:
-            fs.rename_new(self.folder, self.target)
-            self._partial = None
-        except FileExistsError:
-            self._refuse_taken()
-            fs.exchange(
-                self.folder, self.target
-            )  # the partial folder now holds the old package; __exit__ removes it
+        with self._names():
+            try:
+                fs.rename_new(self.folder, self.target)
+                self._partial = None
+            except FileExistsError:
+                self._refuse_taken()
+                fs.exchange(
+                    self.folder, self.target
+                )  # the partial folder now holds the old package; __exit__ removes it
+        self._release()  # the lock went along with the folder: from now on it is for those who use it
         fs.fsync_folder(self.target.parent)
+
+    def _names(self) -> contextlib.AbstractContextManager[None]:
+        """Held while names change: whoever prunes the models folder then removes what it has looked at."""
+        parent = self.target.parent
+        return fs.locked(parent / LOCK) if parent == models_dir() else contextlib.nullcontext()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @contextlib.contextmanager
     def _store_errors(self) -> Iterator[None]:

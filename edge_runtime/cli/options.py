@@ -14,8 +14,9 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from edge_runtime.cli.output import current_config
+from edge_runtime.cli.output import current_config, status
 from edge_runtime.errors import GrammarError
+from edge_runtime.trust import signature_policy
 
 if TYPE_CHECKING:
     from edge_runtime.grammar import Grammar
@@ -241,6 +242,14 @@ def open_model(model: str, threads: int | None, environment: Mapping[str, str] =
     """Load a model with the engine options of the configuration file; `threads` wins over them."""
     from edge_runtime.model import LoadedModel
 
-    options = current_config().engine_options(environment)
+    settings = current_config()
+    options = settings.engine_options(environment)
     options.pop("threads", None)
-    return LoadedModel.open(model, threads=threads, engine_options=options, environ=environment)
+    return LoadedModel.open(
+        model,
+        threads=threads,
+        engine_options=options,
+        signatures=signature_policy(settings, environment),
+        warn=status,
+        environ=environment,
+    )

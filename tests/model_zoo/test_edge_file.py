@@ -15,10 +15,12 @@ from model_zoo import (
     IntegrityError,
     ManifestError,
     PackageError,
+    PrivateKey,
     StoreError,
     inspect_package,
     open_package,
     pack,
+    sign_package,
     unpack,
 )
 from model_zoo import archive as edge
@@ -111,9 +113,9 @@ def test_a_packed_package_comes_back_as_it_was(tmp_path: Path, edge_file: Path) 
 
 def test_a_signature_travels_with_its_package(tmp_path: Path, make: Make) -> None:
     folder = make(tmp_path / "tiny")
-    (folder / "manifest.sig").write_bytes(b"signature")
+    sign_package(folder, PrivateKey.generate())
     unpack(pack(folder, tmp_path / "a.edge"), tmp_path / "back")
-    assert (tmp_path / "back" / "manifest.sig").read_bytes() == b"signature"
+    assert (tmp_path / "back" / "manifest.sig").read_bytes() == (folder / "manifest.sig").read_bytes()
 
 
 def test_a_damaged_package_is_not_packed(tmp_path: Path, make: Make) -> None:

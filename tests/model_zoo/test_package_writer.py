@@ -410,7 +410,7 @@ def test_in_the_models_folder_every_stale_partial_is_removed(models: Path, make:
     stale = models / ".other.partial-999999999-0123abcd"
     stale.mkdir(parents=True)
     make(models / "tiny")
-    assert left_in(models) == ["tiny"]
+    assert left_in(models) == [".lock", "tiny"]
 
 
 # --- overwriting --------------------------------------------------------------------------------------------
