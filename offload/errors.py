@@ -1,6 +1,13 @@
 """Errors of `offload`; one base class. `edge_runtime/errors.py` draws the whole picture."""
 
-__all__ = ["CalibrationError", "OffloadError", "OutcomesError", "SimulationError"]
+__all__ = [
+    "CalibrationError",
+    "GuaranteeError",
+    "OffloadError",
+    "OutcomesError",
+    "PolicyError",
+    "SimulationError",
+]
 
 
 class OffloadError(Exception):
@@ -11,8 +18,16 @@ class CalibrationError(OffloadError):
     """A calibration cannot be made from these rows, cannot be read, or belongs to another model."""
 
 
+class GuaranteeError(OffloadError):
+    """A promise about wrong answers that cannot be tested: a level out of range, or rows that do not fit."""
+
+
 class OutcomesError(OffloadError):
     """A file of recorded outcomes cannot be read or does not suffice; names file, line and field."""
+
+
+class PolicyError(OffloadError):
+    """A routing policy, budget or price that cannot be followed; names the setting, its value and the way out."""
 
 
 class SimulationError(OffloadError):
