@@ -170,7 +170,7 @@ class ExpectedUtility(Fixed):
         row = np.where(np.isnan(view.prior), 0, np.digitize(view.prior, self.edges))
         best = np.maximum(self.table[row], cloud[:, None]).mean(axis=1)
         tried = best - view.price_latency * view.local_s
-        hopeless = (cloud > tried) & ~np.isnan(view.prior)
+        hopeless: Bools = (cloud > tried) & ~np.isnan(view.prior)
         return hopeless & view.link & view.affordable()
 
     def after(self, view: View) -> Bools:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from offload.errors import SimulationError
-from offload.types import Evidence
+from offload.outcomes import Outcome
 
-__all__ = ["CLOUD", "CloudProfile", "Pool", "Recorded", "pool_from_outcomes", "synthetic_pool"]
+__all__ = ["CLOUD", "CloudProfile", "Pool", "pool_from_outcomes", "synthetic_pool"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -108,34 +107,10 @@ class Pool:
         return self.take(np.sort(order[:cut])), self.take(np.sort(order[cut:]))
 
 
-class Recorded(Protocol):
-    """The fields of a recorded outcome that a pool reads (`offload.outcomes.Outcome` has them)."""
-
-    @property
-    def prompt(self) -> str:
-        """The query as text."""
-
-    @property
-    def weak_correct(self) -> bool:
-        """Was the device's answer right?"""
-
-    @property
-    def strong_correct(self) -> bool:
-        """Was the cloud's answer right?"""
-
-    @property
-    def response(self) -> str | None:
-        """The device's answer."""
-
-    @property
-    def evidence(self) -> Evidence | None:
-        """The device's evidence."""
-
-
 def pool_from_outcomes(
-    outcomes: Sequence[Recorded],
-    confidence: Callable[[Recorded], float | None],
-    prior: Callable[[Recorded], float | None],
+    outcomes: Sequence[Outcome],
+    confidence: Callable[[Outcome], float | None],
+    prior: Callable[[Outcome], float | None],
     *,
     strong_tokens: float = 120.0,
 ) -> Pool:
@@ -145,11 +120,15 @@ def pool_from_outcomes(
     which is also the length of the cloud's. P(the cloud is right) is its mean over the rows.
 
     Raises:
-        SimulationError: no outcomes.
+        SimulationError: no outcomes, or one without the cloud's.
     """
     if not outcomes:
         raise SimulationError("there are no outcomes to simulate")
-    strong = np.array([o.strong_correct for o in outcomes], bool)
+    if (row := next((n for n, o in enumerate(outcomes, 1) if o.strong_correct is None), 0)) > 0:
+        raise SimulationError(
+            f"outcome {row} has no 'strong_correct'; a simulation needs what both models made of every query"
+        )
+    strong = np.array([bool(o.strong_correct) for o in outcomes])
     return Pool(
         weak=np.array([o.weak_correct for o in outcomes], bool),
         strong=strong,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from offload.errors import SimulationError
 from offload.evaluate.metrics import auroc
+from offload.outcomes import Outcome
 from offload.simulate import (
     NETWORKS,
     PROFILES,
@@ -29,15 +30,6 @@ from offload.simulate import (
 )
 from offload.simulate.devices import _line
 from offload.types import Evidence
-
-
-@dataclass
-class Row:
-    prompt: str = "four plus four"
-    weak_correct: bool = True
-    strong_correct: bool = True
-    response: str | None = None
-    evidence: Evidence | None = None
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda p: p.name)
@@ -212,9 +204,9 @@ def test_a_shift_moves_the_truth_and_not_what_is_stated() -> None:
 
 def test_a_pool_of_recorded_outcomes_takes_lengths_from_what_is_known() -> None:
     rows = [
-        Row(evidence=Evidence(n=7, n_scored=7, mean_logprob=-0.1)),
-        Row(prompt="x" * 400, response="y" * 80, weak_correct=False),
-        Row(strong_correct=False),
+        Outcome("2 + 2?", True, True, evidence=Evidence(n=7, n_scored=7, mean_logprob=-0.1)),
+        Outcome("x" * 400, False, True, response="y" * 80),
+        Outcome("4 + 4?", True, False),
     ]
     pool = pool_from_outcomes(
         rows, lambda r: 0.9 if r.evidence else None, lambda r: None if r.response else 0.5, strong_tokens=50
@@ -230,6 +222,8 @@ def test_pools_refuse_what_makes_no_sense() -> None:
     pool = synthetic_pool(10, 0)
     with pytest.raises(SimulationError, match="no outcomes"):
         pool_from_outcomes([], lambda r: None, lambda r: None)
+    with pytest.raises(SimulationError, match="outcome 2 has no 'strong_correct'"):
+        pool_from_outcomes([Outcome("a", True, True), Outcome("b", True)], lambda r: None, lambda r: None)
     with pytest.raises(SimulationError, match="differ in length: weak 10, strong 9"):
         replace(pool, strong=pool.strong[:9])
     with pytest.raises(SimulationError, match="'confidence' must be a probability"):
