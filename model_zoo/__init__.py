@@ -15,6 +15,7 @@ from model_zoo.errors import (
     ModelNotFoundError,
     ModelZooError,
     PackageError,
+    RegistryError,
     SignatureError,
     StoreError,
 )
@@ -29,6 +30,7 @@ from model_zoo.manifest import (
     Source,
 )
 from model_zoo.package import Inspection, Package, inspect_package, open_package
+from model_zoo.registry import Registry, RegistryEntry, load_registries, shipped_registry
 from model_zoo.signing import (
     SignaturePolicy,
     SignatureState,
@@ -61,6 +63,9 @@ __all__ = [
     "PrivateKey",
     "PublicKey",
     "Quantization",
+    "Registry",
+    "RegistryEntry",
+    "RegistryError",
     "SignatureError",
     "SignaturePolicy",
     "SignatureState",
@@ -73,12 +78,14 @@ __all__ = [
     "inspect_package",
     "last_used",
     "list_packages",
+    "load_registries",
     "models_dir",
     "open_package",
     "pack",
     "read_public_keys",
     "remove",
     "shipped_dir",
+    "shipped_registry",
     "sign_file",
     "sign_package",
     "unpack",
