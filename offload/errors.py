@@ -27,7 +27,7 @@ class OutcomesError(OffloadError):
 
 
 class PolicyError(OffloadError):
-    """A routing policy, budget or price that cannot be followed; names the setting, its value and the way out."""
+    """A routing policy, budget or price that cannot be followed; names the setting and its value."""
 
 
 class SimulationError(OffloadError):
