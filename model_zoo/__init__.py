@@ -4,6 +4,9 @@ Knows: the package format (`manifest.json` and its schema), writing a package wh
 verifying one (a folder or an `.edge` file), signatures over it, and where packages live (shipped ones and the
 user's models folder).
 
+Registries, recommending and downloading are modules of their own (`model_zoo.registry`, `.recommend`,
+`.boards`), not imported here: answering a query does without them.
+
 Does not know: how to run a model, how one is made from a checkpoint, or anything of the cloud.
 """
 
@@ -30,7 +33,6 @@ from model_zoo.manifest import (
     Source,
 )
 from model_zoo.package import Inspection, Package, inspect_package, open_package
-from model_zoo.registry import Registry, RegistryEntry, load_registries, shipped_registry
 from model_zoo.signing import (
     SignaturePolicy,
     SignatureState,
@@ -63,8 +65,6 @@ __all__ = [
     "PrivateKey",
     "PublicKey",
     "Quantization",
-    "Registry",
-    "RegistryEntry",
     "RegistryError",
     "SignatureError",
     "SignaturePolicy",
@@ -78,14 +78,12 @@ __all__ = [
     "inspect_package",
     "last_used",
     "list_packages",
-    "load_registries",
     "models_dir",
     "open_package",
     "pack",
     "read_public_keys",
     "remove",
     "shipped_dir",
-    "shipped_registry",
     "sign_file",
     "sign_package",
     "unpack",
