@@ -178,6 +178,27 @@ def test_a_frame_is_a_handful_of_tokens_and_decodes_unchanged(tokenizer: object)
     assert len(none) == 2
 
 
+def test_frequent_words_that_begin_no_value_take_the_space_before_them() -> None:
+    texts = ["set the lamp of the kitchen to the mood"] * 50
+    joined = v.joined_words(texts, ["kitchen", "mood"] * 50, rare=10)
+    assert joined == ["the", "lamp", "of", "to"]
+    tokenizer = v.train_tokenizer(texts, 400, ["HassTurnOff"], ["area"], joined)
+    tokens = [tokenizer.id_to_token(i).replace("Ġ", "_") for i in tokenizer.encode(texts[0]).ids]
+    assert tokens == ["set", "_the", "_lamp", "_of", "_the", "_", "kitchen", "_to", "_the", "_", "mood"]
+    for text in (texts[0], "the theater of  the tomb", "Öl to the"):
+        assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
+def test_a_worked_solution_ends_in_the_answer_line() -> None:
+    tokenizer = v.train_tokenizer(["24+18=42 apples"] * 20, 350, ["HassTurnOff"], ["area"])
+    example = Example(v.TAG_PROBLEM, "Anna has 24 apples.", "24+18=42\nanswer: 42")
+    tokens = [tokenizer.id_to_token(i) for i in tokenizer.encode(example.answer()).ids]
+    assert tokens[-4:] == [v.ANSWER_LINE, "4", "2", v.EOS]
+    assert tokenizer.decode(tokenizer.encode(example.prompt()).ids, skip_special_tokens=False) == (
+        "<s><|problem|><|say|>anna has 24 apples.<|answer|>"
+    )
+
+
 def test_training_prompts_are_the_templates_prompts() -> None:
     template = ChatTemplate.from_file(TEMPLATE)
     for text, area in (

@@ -19,12 +19,13 @@ from tools.train import vocabulary as v
 from tools.train.config import ModelConfig, TrainConfig
 from tools.train.data import Example, encode
 from tools.train.export import difference, export
-from tools.train.loop import batches, loss_of, pad, score, start
+from tools.train.loop import batches, loss_of, optimizers, pad, score, start
 from tools.train.model import Decoder
+from tools.train.muon import Muon, orthogonalise
 
 pytestmark = pytest.mark.heavy
 
-TINY = ModelConfig(vocab_size=400, hidden=32, layers=2, heads=4, kv_heads=2, ffn=48, context=64, dropout=0.0)
+TINY = ModelConfig(vocab_size=400, hidden=32, layers=2, heads=4, kv_heads=2, ffn=48, context=512, dropout=0.0)
 EXAMPLES = [
     Example(v.TAG_HOME, "lights off in the kitchen", Frame("HassTurnOff", {"area": "kitchen"})),
     Example(v.TAG_HWU, "wake me", Frame("alarm_set", {})),
@@ -35,6 +36,29 @@ EXAMPLES = [
 def tokenizer() -> object:
     texts = ["lights off in the kitchen", "wake me at five"] * 20
     return v.train_tokenizer(texts, 350, ["HassTurnOff", "alarm_set"], ["area", "time"])
+
+
+def test_muon_orthogonalises_the_gradient_of_each_map() -> None:
+    torch.manual_seed(0)
+    for shape in ((8, 24), (24, 8), (16, 16)):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+        assert values.min() > 0.3
+        assert values.max() < 1.3
+    fused = torch.nn.Parameter(torch.zeros(12, 8))
+    optimizer = Muon([(fused, (8, 4))], lr=1.0, momentum=0.0)
+    fused.grad = torch.cat((torch.randn(8, 8) * 1e-3, torch.randn(4, 8) * 1e3))
+    optimizer.step()
+    for part in fused.detach().split((8, 4)):  # sizes of gradients do not matter, each map has its own
+        assert 0.5 < torch.linalg.svdvals(part).median() < 1.3
+
+
+def test_matrices_of_the_blocks_go_to_muon_and_the_rest_to_adam() -> None:
+    adam, muon = optimizers(Decoder(TINY), TrainConfig())
+    kept = [p.dim() for group in adam.param_groups for p in group["params"]]
+    assert sorted(kept) == [1] * (2 * TINY.layers + 1) + [2]
+    assert sum(len(group["params"]) for group in muon.param_groups) == 4 * TINY.layers
+    (only,) = optimizers(Decoder(TINY), replace(TrainConfig(), matrix_rate=0.0))
+    assert isinstance(only, torch.optim.AdamW)
 
 
 class FakeMixture:
@@ -168,7 +192,7 @@ def test_the_schedule_warms_up_and_falls_to_its_final_share() -> None:
     c = run.config
     rates = [run.rate(i / 100) for i in range(101)]
     assert rates == sorted(rates, reverse=True)
-    assert rates[0] == pytest.approx(c.learning_rate)
-    assert rates[-1] == pytest.approx(c.learning_rate * c.final_share)
+    assert rates[0] == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(c.final_share)
     run.step = 0
-    assert math.isclose(run.rate(0), c.learning_rate / c.warmup_steps)
+    assert math.isclose(run.rate(0), 1 / c.warmup_steps)

@@ -31,28 +31,43 @@ def data_folder() -> Path:
     return folder()
 
 
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+HEADLINES = ("intent_accuracy", "frame_accuracy", "accuracy", "none_rate_out_of_scope")
+model_option = click.option(
+    "--model", type=click.Choice(["pocket", "pocket-cloud"]), default="pocket", show_default=True
+)
+
+
 @click.group()
 def main() -> None:
     """Train the shipped models and export them as Hugging Face checkpoints."""
 
 
 @main.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/pocket"), show_default=True)
+@click.option("--model", type=click.Choice(["pocket", "pocket-cloud"]), default="pocket", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="By default runs/MODEL.")
 @click.option("--minutes", type=float, default=None, help="Length of the schedule.")
 @click.option("--seed", type=int, default=None)
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default=None)
 @click.option("--workers", type=int, default=None, help="One-threaded processes.")
-def train(out: Path, minutes: float | None, seed: int | None, dtype: str | None, workers: int | None) -> None:
+def train(
+    model: str,
+    out: Path | None,
+    minutes: float | None,
+    seed: int | None,
+    dtype: str | None,
+    workers: int | None,
+) -> None:
     """Train, or resume what is in the folder."""
     keep_pages()
-    from .config import TrainConfig
+    from .config import RECIPES
     from .loop import start
 
     given = {"minutes": minutes, "seed": seed, "dtype": dtype, "workers": workers}
     start(
-        replace(TrainConfig(), **{k: x for k, x in given.items() if x is not None}),
+        replace(RECIPES[model], **{k: x for k, x in given.items() if x is not None}),
         data_folder(),
-        out.resolve(),
+        (out or Path("runs") / model).resolve(),
     )
 
 
@@ -77,40 +92,74 @@ def export(run: Path, out: Path, check: bool) -> None:
 
 
 @main.command()
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path, exists=True), default=Path("runs/pocket-checkpoint")
-)
+@model_option
+@click.option("--run", type=FOLDER, help="The training run. [default: runs/MODEL]")
+@click.option("--checkpoint", type=FOLDER, help="[default: runs/MODEL-checkpoint]")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/measured"), show_default=True)
-def measure(checkpoint: Path, out: Path) -> None:
-    """Package the checkpoint in every scheme and measure each on the public test rows."""
-    from .measure import measure as run
+@click.option("--answers", type=click.Path(path_type=Path), default=Path("runs/answers"), show_default=True)
+@click.option("--scheme", "schemes", multiple=True, help="fp32 first. [default: those of the model's page]")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--limit", type=click.IntRange(1), help="Rows of each part, for a rehearsal.")
+def measure(
+    model: str,
+    run: Path | None,
+    checkpoint: Path | None,
+    out: Path,
+    answers: Path,
+    schemes: tuple[str, ...],
+    threads: int,
+    limit: int | None,
+) -> None:
+    """Package the checkpoint in every scheme and measure each on the public test rows.
 
-    value = run(checkpoint, out)
+    Writes OUT/MODEL/measured.json. Answers are kept as they come, so an interrupted run goes on where it was.
+    """
+    from edge_runtime.cli.output import progress
+
+    from .measure import measure as measuring
+
+    with progress(f"measure {model}") as bar:
+        value = measuring(
+            model,
+            run or Path("runs") / model,
+            checkpoint or Path("runs") / f"{model}-checkpoint",
+            out / model,
+            answers=answers,
+            schemes=schemes,
+            threads=threads,
+            limit=limit,
+            bar=bar,
+        )
     for scheme, entry in value["schemes"].items():
-        for suite in ("hwu64 held out", "templates held out", "hwu64", "ha_intents"):
-            found = entry["suites"][suite]
-            click.echo(
-                f"{scheme} {suite}: intent {found['intent_accuracy']['value']:.3f} "
-                f"frame {found['frame_accuracy']['value']:.3f}"
-            )
+        for part, figures in entry["suites"].items():
+            shown = (f"{k} {figures[k]['value']:.3f}" for k in HEADLINES if k in figures)
+            click.echo(f"{model} {scheme} · {part}: {', '.join(shown)}")
 
 
 @main.command()
-@click.option("--run", type=click.Path(path_type=Path, exists=True), default=Path("runs/pocket"))
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path, exists=True), default=Path("runs/pocket-checkpoint")
-)
-@click.option(
-    "--measured", type=click.Path(path_type=Path, exists=True), default=Path("runs/measured/measured.json")
-)
+@model_option
+@click.option("--run", type=FOLDER, help="The training run. [default: runs/MODEL]")
+@click.option("--checkpoint", type=FOLDER, help="[default: runs/MODEL-checkpoint]")
+@click.option("--measured", type=FOLDER, default=Path("runs/measured"), show_default=True)
 @click.option("--scheme", default="int8", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("model_zoo/packages/pocket"))
-def ship(run: Path, checkpoint: Path, measured: Path, scheme: str, out: Path) -> None:
+@click.option("--out", type=click.Path(path_type=Path), help="[default: model_zoo/packages/MODEL]")
+def ship(
+    model: str, run: Path | None, checkpoint: Path | None, measured: Path, scheme: str, out: Path | None
+) -> None:
     """Write the package with card, attribution and figures, and the figures into docs/models.md."""
+    from .ship import PACKAGES
     from .ship import ship as write
 
-    write(run, checkpoint, measured, scheme, out)
-    click.echo(f"wrote {out}")
+    target = out or PACKAGES / model
+    write(
+        model,
+        run or Path("runs") / model,
+        checkpoint or Path("runs") / f"{model}-checkpoint",
+        measured,
+        scheme,
+        target,
+    )
+    click.echo(f"wrote {target}")
 
 
 @main.command()

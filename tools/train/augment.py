@@ -102,10 +102,10 @@ def vary(row: Row, gazetteer: Gazetteer, rng: random.Random) -> Row:
     return Row(row.intent, tuple((text, entity) for text, entity in segments if text))
 
 
-def vary_text(text: str, rng: random.Random) -> str:
-    """A training variant of an utterance without spans."""
+def vary_text(text: str, rng: random.Random, rate: float = 0.12) -> str:
+    """A training variant of an utterance without spans; `rate` is of slips per word, where there are any."""
     if rng.random() < 0.15:
-        text = noise(text, rng, 0.12)
+        text = noise(text, rng, rate)
     if rng.random() < 0.06:
         text = rng.choice(_BEFORE) + text
     if rng.random() < 0.1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 
@@ -25,26 +25,31 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run. The defaults are the recipe of the shipped `pocket` model."""
+    """One run. The defaults are the recipe of the shipped `pocket` model; see also `RECIPES`."""
 
     seed: int = 20
     model: ModelConfig = field(default_factory=ModelConfig)
-    bpe_size: int = 2560
+    bpe_size: int = 3200
     home_samples: int = 60_000
     validation_rows: int = 600
     # Shares of a batch by kind of row; see data.Mixture.
     shares: dict[str, float] = field(
         default_factory=lambda: {
-            "hwu": 0.46,
-            "hwu_auto": 0.07,
-            "home": 0.11,
-            "home_auto": 0.13,
-            "topic": 0.13,
-            "outside": 0.10,
+            "hwu": 0.33,
+            "hwu_auto": 0.09,
+            "home": 0.10,
+            "home_auto": 0.10,
+            "topic": 0.08,
+            "outside": 0.08,
+            "problem": 0.17,
+            "problem_auto": 0.05,
         }
     )
+    # Shares of the word problems by number of steps, 1 to 6.
+    steps: tuple[float, ...] = (0.2, 0.2, 0.18, 0.16, 0.14, 0.12)
     batch_tokens: int = 5120
-    learning_rate: float = 2e-3
+    learning_rate: float = 2e-3  # of embeddings and norms, by Adam
+    matrix_rate: float = 0.02  # of the matrices, by Muon; 0 leaves them to Adam
     final_share: float = 0.02  # learning rate at the end, as a share of the peak
     decay_share: float = 0.5  # of the time, at its end, over which the rate falls
     warmup_steps: int = 150
@@ -61,3 +66,15 @@ class TrainConfig:
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+POCKET = TrainConfig()
+RECIPES = {
+    "pocket": POCKET,
+    "pocket-cloud": replace(
+        POCKET,
+        model=ModelConfig(hidden=384, layers=9, heads=12, kv_heads=6, ffn=1152),
+        minutes=90.0,
+        validate_every=300,
+    ),
+}

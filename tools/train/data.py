@@ -1,15 +1,16 @@
-"""The mixture of rows that the pocket model is trained on, and the rows held out to choose by."""
+"""The mixture of rows that the pocket models are trained on, and the rows held out to choose by."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from edge_runtime.evaluation.frames import NO_INTENT, Frame, normalise_text
+from edge_runtime.evaluation.problems.generate import STEPS, generate
 
 from . import vocabulary as v
 from .assistant import HOME_OWNS, Gazetteer, Row, read_jsonl, split, to_row
@@ -25,11 +26,11 @@ OUTSIDE = frozenset(WORDS["outside topics"])
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and the frame that answers it."""
+    """A prompt and what answers it: a frame, or a worked solution."""
 
     tag: str
     text: str
-    frame: Frame
+    reference: Frame | str
     area: str | None = None
 
     def prompt(self) -> str:
@@ -38,13 +39,15 @@ class Example:
         return f"{v.BOS}{self.tag}{area}{v.SAY}{normalise_text(self.text)}{v.ANSWER}"
 
     def answer(self) -> str:
-        return self.frame.to_json() + v.EOS
+        answer = self.reference if isinstance(self.reference, str) else self.reference.to_json()
+        return answer + v.EOS
 
 
 class Corpus:
     """All rows, read and split; `texts` feeds the tokenizer."""
 
     def __init__(self, folder: Path, config: TrainConfig) -> None:
+        self.seed = config.seed
         rng = random.Random(config.seed)
         rows = [to_row(r) for r in read_jsonl(folder / "hwu64" / "train.jsonl")]
         self.train, self.validation = split(rows, config.validation_rows, rng)
@@ -80,6 +83,14 @@ class Corpus:
         yield from (text for text, _ in self.topics)
         yield from self.oos
         yield from (sample.text.lower() for sample in self.home[:15_000])
+        yield from (normalise_text(p.text) for p in generate(self.seed, 3_000, "train"))
+
+    def values(self) -> Iterator[str]:
+        """Slot values that are copied from an utterance, as often as in `texts`."""
+        for row in self.train:
+            yield from (normalise_text(text) for text, entity in row.segments if entity for _ in range(3))
+        for sample in self.home[:15_000]:
+            yield from (v for v in sample.frame.slots.values() if isinstance(v, str))
 
     def intents(self) -> set[str]:
         found = {row.intent for row in self.train} | {s.frame.intent for s in self.home}
@@ -94,8 +105,10 @@ class Corpus:
 class Mixture:
     """An endless stream of examples in the shares that the configuration gives."""
 
-    def __init__(self, corpus: Corpus, shares: dict[str, float], seed: int) -> None:
-        self.corpus, self.rng = corpus, random.Random(seed)
+    def __init__(
+        self, corpus: Corpus, shares: dict[str, float], seed: int, steps: Sequence[float] = (1, 1, 1, 1, 1, 1)
+    ) -> None:
+        self.corpus, self.rng, self.steps = corpus, random.Random(seed), steps
         self.kinds, self.weights = list(shares), list(shares.values())
         self.decks: dict[str, list[int]] = {}
         self.auto_rows = [row for row in corpus.train if not row.intent.startswith(HOME_OWNS)]
@@ -112,6 +125,11 @@ class Mixture:
     def draw(self) -> Example:
         rng, c = self.rng, self.corpus
         kind = rng.choices(self.kinds, self.weights)[0]
+        if kind in ("problem", "problem_auto"):
+            count = rng.choices(STEPS, self.steps)[0]
+            problem = next(generate(rng.getrandbits(48), 1, "train", (count,)))
+            tag = v.TAG_PROBLEM if kind == "problem" else v.TAG_AUTO
+            return Example(tag, vary_text(problem.text, rng, 0.02), problem.solution)
         if kind in ("hwu", "hwu_auto"):
             rows: list[Row] = c.train if kind == "hwu" else self.auto_rows
             row = vary(rows[self._deal(kind, len(rows))], c.gazetteer, rng)
@@ -143,6 +161,10 @@ def validation(corpus: Corpus) -> dict[str, list[Example]]:
         "home": [Example(v.TAG_HOME, s.text, s.frame, s.area) for s in corpus.home_validation],
         "home_auto": [Example(v.TAG_AUTO, s.text, s.frame, s.area) for s in corpus.home_validation[:200]],
         "oos": [Example(v.TAG_AUTO, text, Frame(NO_INTENT, {})) for text in corpus.oos_validation],
+        "problems": [Example(v.TAG_PROBLEM, p.text, p.solution) for p in generate(0, 240, "val")],
+        "problems_short": [
+            Example(v.TAG_PROBLEM, p.text, p.solution) for p in generate(1, 120, "val", (1, 2))
+        ],
     }
 
 

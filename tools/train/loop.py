@@ -25,7 +25,8 @@ from torch import Tensor
 from .config import ModelConfig, TrainConfig
 from .data import Corpus, Example, Mixture, encode, validation
 from .model import Decoder
-from .vocabulary import train_tokenizer
+from .muon import Muon
+from .vocabulary import joined_words, train_tokenizer
 
 Encoded = tuple[list[int], int]
 
@@ -94,6 +95,33 @@ def score(model: Decoder, tokenizer: Tokenizer, examples: list[Example]) -> dict
     return {"loss": loss / count, "intent": right / len(rows), "frame": frames / len(rows)}
 
 
+def optimizers(model: Decoder, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, Adam for the rest; groups carry their `peak` rate."""
+    c = model.c
+    head = c.hidden // c.heads
+    rows = {"qkv": (c.heads * head, c.kv_heads * head, c.kv_heads * head), "gate_up": (c.ffn, c.ffn)}
+    matrices, decay, plain = [], [], []
+    for name, p in model.named_parameters():
+        if p.dim() < 2:
+            plain.append(p)
+        elif config.matrix_rate and name != "embed":
+            matrices.append((p, rows.get(name.rsplit(".", 1)[-1], (p.shape[0],))))
+        else:
+            decay.append(p)
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=config.learning_rate, betas=(0.9, config.beta2), fused=True,
+        )
+    ]  # fmt: skip
+    if matrices:
+        found.append(Muon(matrices, config.matrix_rate, weight_decay=config.weight_decay))
+    for optimizer in found:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return found
+
+
 class Run:
     """One worker of a training run in folder `out`."""
 
@@ -105,12 +133,7 @@ class Run:
         torch.manual_seed(config.seed)
         self.model = Decoder(self.config.model, getattr(torch, config.dtype))
         self.params = list(self.model.parameters())
-        decay = [p for p in self.params if p.dim() > 1]
-        plain = [p for p in self.params if p.dim() <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=config.learning_rate, betas=(0.9, config.beta2), fused=True,
-        )  # fmt: skip
+        self.optimizers = optimizers(self.model, config)
         self.ema = [p.detach().clone() for p in self.params]
         self.step, self.elapsed, self.tokens = 0, 0.0, 0
         if (out / "state.pt").exists():
@@ -118,7 +141,8 @@ class Run:
 
     def _load(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.ema = state["ema"]
         self.step, self.elapsed, self.tokens = state["step"], state["elapsed"], state["tokens"]
         self.log(f"resumed at step {self.step}, {self.elapsed / 60:.1f} minutes in")
@@ -126,7 +150,7 @@ class Run:
     def save(self) -> None:
         state = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "ema": self.ema,
             "step": self.step,
             "elapsed": self.elapsed,
@@ -138,15 +162,15 @@ class Run:
         part.replace(self.out / "state.pt")
 
     def rate(self, progress: float) -> float:
-        """Learning rate: warm-up over steps, level, then linear decay over the last share of the time."""
+        """Share of the peak rates: warm-up over steps, level, then linear decay over the last of the time."""
         c = self.config
         warm = min(1.0, (self.step + 1) / c.warmup_steps)
         left = min(1.0, max(0.0, 1 - progress) / c.decay_share)
-        return c.learning_rate * warm * (c.final_share + (1 - c.final_share) * left)
+        return warm * (c.final_share + (1 - c.final_share) * left)
 
     def train(self) -> None:
         c, total = self.config, self.config.minutes * 60
-        mixture = Mixture(self.corpus, c.shares, hash((c.seed, self.rank, self.step)))
+        mixture = Mixture(self.corpus, c.shares, hash((c.seed, self.rank, self.step)), c.steps)
         torch.manual_seed(c.seed * 1000 + self.rank + 7 * self.step)
         source = batches(mixture, self.tokenizer, c.batch_tokens // c.workers)
         held = validation(self.corpus) if self.rank == 0 else {}
@@ -171,10 +195,11 @@ class Run:
                 p.grad = g.view_as(p)
             torch.nn.utils.clip_grad_norm_(self.params, c.clip)
             rate = self.rate(self.elapsed / total)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * group["peak"]
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             self.step += 1
             mean, since = mean + float(flat[-2]), since + 1
             if self.rank:
@@ -184,7 +209,7 @@ class Run:
             if self.step % 50 == 0:
                 speed = self.tokens / self.elapsed
                 self.log(
-                    f"step {self.step} loss {mean / since:.4f} rate {rate:.2e} {speed:.0f} tokens/s "
+                    f"step {self.step} loss {mean / since:.4f} rate {rate:.2f} {speed:.0f} tokens/s "
                     f"{self.elapsed / 60:.1f} of {c.minutes:.0f} min"
                 )
                 mean, since = 0.0, 0
@@ -232,7 +257,8 @@ def start(config: TrainConfig, data: Path, out: Path) -> None:
     random.seed(config.seed)
     if not (out / "tokenizer.json").exists():
         corpus = Corpus(data, config)
-        made = train_tokenizer(corpus.texts(), config.bpe_size, corpus.intents(), corpus.slots())
+        joined = joined_words(corpus.texts(), corpus.values())
+        made = train_tokenizer(corpus.texts(), config.bpe_size, corpus.intents(), corpus.slots(), joined)
         made.save(str(out / "tokenizer.json"))
     config.save(out / "config.json")
     if config.workers == 1:

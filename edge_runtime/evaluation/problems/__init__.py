@@ -3,6 +3,7 @@
 Knows: stories of one to six arithmetic steps with written solutions. Does not know: models, files, metrics.
 """
 
-from edge_runtime.evaluation.problems.generate import SPLITS, Problem, Split, generate, load_templates
+from edge_runtime.evaluation.problems.generate import STEPS, Problem, generate
+from edge_runtime.evaluation.problems.templates import SPLITS, Split, load_templates
 
-__all__ = ["SPLITS", "Problem", "Split", "generate", "load_templates"]
+__all__ = ["SPLITS", "STEPS", "Problem", "Split", "generate", "load_templates"]
