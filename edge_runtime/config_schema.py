@@ -141,6 +141,14 @@ SCHEMA: tuple[Section, ...] = (
                 "Public keys that are trusted beside those of `edge-runtime models trust`, as lines "
                 "`edge-ed25519 BASE64 NAME`.",
             ),
+            Key(
+                "registries",
+                list,
+                [],
+                "Registries of models beside the installation's own, as paths (relative ones start at this "
+                "file) and http(s) addresses, the more important first.",
+                variable="EDGE_MODELS_REGISTRIES",
+            ),
             Key("system", str, None, "System message of every query.", unset="none", flags=_both("system")),
             Key(
                 "max_tokens",
