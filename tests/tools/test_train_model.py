@@ -19,6 +19,7 @@ from tools.train import vocabulary as v
 from tools.train.config import ModelConfig, TrainConfig
 from tools.train.data import Example, encode
 from tools.train.export import difference, export
+from tools.train.grow import grow, positions
 from tools.train.loop import batches, loss_of, optimizers, pad, score, start
 from tools.train.model import Decoder
 from tools.train.muon import Muon, orthogonalise
@@ -36,6 +37,27 @@ EXAMPLES = [
 def tokenizer() -> object:
     texts = ["lights off in the kitchen", "wake me at five"] * 20
     return v.train_tokenizer(texts, 350, ["HassTurnOff", "alarm_set"], ["area", "time"])
+
+
+def test_a_grown_model_computes_the_same_and_its_copies_part_ways() -> None:
+    torch.manual_seed(3)
+    small = Decoder(TINY).eval()
+    for p in small.parameters():
+        if p.dim() == 1:
+            p.data.uniform_(0.5, 1.5)
+    shape = replace(TINY, hidden=64, layers=5, heads=8, kv_heads=4, ffn=96)
+    large = grow(small, shape).eval()
+    tokens = torch.randint(0, 400, (3, 40))
+    assert torch.allclose(large.logits(large(tokens)), small.logits(small(tokens)), atol=1e-4)
+    large.logits(large(tokens)).square().mean().backward()
+    gradient = large.blocks[0].down.grad
+    assert gradient is not None
+    first, second = gradient.chunk(2)
+    assert (first - second).norm() > 0.1 * first.norm()
+    assert positions(4, 6) == [0, None, 1, 2, None, 3]
+    assert positions(2, 2) == [0, 1]
+    with pytest.raises(ValueError, match="twice its widths"):
+        grow(small, replace(shape, ffn=97))
 
 
 def test_muon_orthogonalises_the_gradient_of_each_map() -> None:

@@ -132,7 +132,8 @@ def measure(
         )
     for scheme, entry in value["schemes"].items():
         for part, figures in entry["suites"].items():
-            shown = (f"{k} {figures[k]['value']:.3f}" for k in HEADLINES if k in figures)
+            known = {k: figures[k]["value"] for k in HEADLINES if k in figures}
+            shown = (f"{k} {x:.3f}" for k, x in known.items() if x is not None)
             click.echo(f"{model} {scheme} · {part}: {', '.join(shown)}")
 
 

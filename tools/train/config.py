@@ -61,6 +61,7 @@ class TrainConfig:
     minutes: float = 45.0  # the schedule runs over time, so that a shared machine still ends where it should
     dtype: str = "bfloat16"
     workers: int = 2  # one-threaded processes that share each batch
+    grow_from: str = ""  # folder beside this run's whose model this one begins as
     validate_every: int = 400
     checkpoint_seconds: float = 180.0
 
@@ -71,10 +72,16 @@ class TrainConfig:
 POCKET = TrainConfig()
 RECIPES = {
     "pocket": POCKET,
+    # Begins as the trained pocket, grown (grow.py); so the peak rates are lower.
     "pocket-cloud": replace(
         POCKET,
-        model=ModelConfig(hidden=384, layers=9, heads=12, kv_heads=6, ffn=1152),
-        minutes=90.0,
+        model=ModelConfig(hidden=512, layers=6, heads=16, kv_heads=8, ffn=1536),
+        grow_from="pocket",
+        learning_rate=1.4e-3,
+        matrix_rate=0.012,
+        steps=(0.12, 0.14, 0.17, 0.19, 0.19, 0.19),
+        minutes=66.0,
+        decay_share=0.6,
         validate_every=300,
     ),
 }

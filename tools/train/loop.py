@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from .config import ModelConfig, TrainConfig
 from .data import Corpus, Example, Mixture, encode, validation
+from .grow import grow
 from .model import Decoder
 from .muon import Muon
 from .vocabulary import joined_words, train_tokenizer
@@ -132,6 +134,9 @@ class Run:
         self.config = replace(config, model=replace(config.model, vocab_size=self.tokenizer.get_vocab_size()))
         torch.manual_seed(config.seed)
         self.model = Decoder(self.config.model, getattr(torch, config.dtype))
+        if config.grow_from and not (out / "state.pt").exists():
+            small, _ = load(out.parent / config.grow_from)
+            self.model.load_state_dict(grow(small, self.config.model, config.seed).state_dict())
         self.params = list(self.model.parameters())
         self.optimizers = optimizers(self.model, config)
         self.ema = [p.detach().clone() for p in self.params]
@@ -255,6 +260,8 @@ def start(config: TrainConfig, data: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "rendezvous").unlink(missing_ok=True)
     random.seed(config.seed)
+    if config.grow_from and not (out / "tokenizer.json").exists():
+        shutil.copy(out.parent / config.grow_from / "tokenizer.json", out / "tokenizer.json")
     if not (out / "tokenizer.json").exists():
         corpus = Corpus(data, config)
         joined = joined_words(corpus.texts(), corpus.values())

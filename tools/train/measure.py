@@ -135,6 +135,11 @@ def fidelity(reference: Path, package: Path, rows: list[list[int]]) -> dict[str,
         return compare(a.engine, b.engine, rows, reference_bytes=sizes[0], package_bytes=sizes[1]).to_dict()
 
 
+def _spread(cases: Sequence[Any], limit: int | None) -> Sequence[Any]:
+    """At most `limit` cases from all over."""
+    return cases if limit is None else cases[:: max(1, len(cases) // limit)][:limit]
+
+
 def measure(
     model: str,
     run: Path,
@@ -161,7 +166,7 @@ def measure(
 
     data = find([FRAMES["hwu64"]])[0].parent.parent
     held = dict(held_out_frames(data, run))
-    asked = [replace(part, cases=part.cases[:limit]) for part in parts(data, held)]
+    asked = [replace(part, cases=_spread(part.cases, limit)) for part in parts(data, held)]
     chosen = tuple(schemes) or SCHEMES[model]
     if chosen[0] != "fp32":
         raise ValueError(f"the first scheme is what the others are compared with: fp32, not {chosen[0]}")
