@@ -8,16 +8,22 @@ ModelZooError
 ├── KeyFileError            a key file is missing, readable by others or no key
 ├── ModelNotFoundError      no package of that name or path
 ├── RegistryError           a registry of models is missing, unreadable or breaks its format
+├── DownloadError           an address does not give what it should (out of reach, refused, other bytes)
+│   └── HubError            the hub does not give a checkpoint (gated, missing, offline)
+├── PullError               a model cannot be pulled here (too little disk or memory, no converter)
 └── StoreError              the models folder cannot be written (read-only, full, name taken)
 """
 
 __all__ = [
+    "DownloadError",
+    "HubError",
     "IntegrityError",
     "KeyFileError",
     "ManifestError",
     "ModelNotFoundError",
     "ModelZooError",
     "PackageError",
+    "PullError",
     "RegistryError",
     "SignatureError",
     "StoreError",
@@ -54,6 +60,33 @@ class ModelNotFoundError(ModelZooError):
 
 class RegistryError(ModelZooError):
     """A registry of models is missing, cannot be read or breaks its format."""
+
+
+class DownloadError(ModelZooError):
+    """An address does not give what it should.
+
+    `status` is the HTTP status and `code` the hub's own code of the answer that said so, `retry_after` the
+    seconds that a server wished for; `None` where there was none.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.retry_after = status, code, retry_after
+
+
+class HubError(DownloadError):
+    """The hub does not give a checkpoint: gated, missing, or out of reach and not in the cache."""
+
+
+class PullError(ModelZooError):
+    """A model cannot be pulled onto this device: too little disk or memory, or nothing to convert it with."""
 
 
 class StoreError(ModelZooError):
