@@ -232,8 +232,8 @@ def selective(
 
     The thresholds are walked from strict to loose and accepted while P(Binomial(kept, α) ≤ errors) is at most
     the level, which says the same as a Clopper-Pearson bound ≤ α at that level. A walk from the strictest
-    threshold alone (`starts=1`) ends at the first unlucky row. Therefore it starts anew at numbers of kept rows
-    that are fixed beforehand: half of δ belongs to the strictest start, the rest to the others evenly, and a
+    threshold alone (`starts=1`) ends at the first unlucky row. So it starts anew at numbers of kept rows that
+    are fixed beforehand: half of δ belongs to the strictest start, the rest to the others evenly, and a
     stretch that was accepted whole hands its level on to the next one (the fallback procedure: Wiens 2003,
     Pharmaceutical Statistics 2:211). That any threshold is accepted wrongly has probability ≤ δ.
 
@@ -325,12 +325,11 @@ def overall(
     alpha: float,
     delta: float = 0.1,
 ) -> Certificate:
-    """The cheapest threshold with P(error rate of all answers ≤ α) ≥ 1 − δ; the rest goes to a stronger
-    model.
+    """The cheapest threshold with P(error rate of all answers ≤ α) ≥ 1 − δ; a stronger model does the rest.
 
     Walks from escalating everything to keeping everything, one fixed sequence of exact binomial tests on the
-    errors of the mixture (arXiv 2110.01052, section 2.2). When only escalating everything can be promised, the
-    threshold is the next float above the highest confidence.
+    errors of the mixture (arXiv 2110.01052, section 2.2). When only escalating everything can be promised,
+    the threshold is the next float above the highest confidence.
 
     Raises:
         GuaranteeError: α or δ is not between 0 and 1, or the rows do not fit.
