@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -86,7 +87,7 @@ def _subtract(s: Story, move: str, high: int, kind: str) -> None:
 
 def _factor(s: Story, low: int = 2, high: int = 12) -> int:
     """A factor whose product with the value can be worked out in the head."""
-    if s.value > 99:
+    if s.value > 60:
         raise Impossible
     return s.number(low, min(high, 12 if s.value <= 20 else 9))
 
@@ -94,6 +95,13 @@ def _factor(s: Story, low: int = 2, high: int = 12) -> int:
 def _times(s: Story, left: int, k: int, result: int) -> None:
     s.step(left, "*", k, result)
     s.value = result
+
+
+def _product(s: Story, n: int, k: int) -> None:
+    """The product of two numbers of the last sentence, in the order in which it tells them."""
+    told = re.findall(r"\d+", s.sentences[-1])
+    first, second = sorted((n, k), key=lambda number: told.index(str(number)))
+    _times(s, first, second, n * k)
 
 
 def _divisor(s: Story, choices: Sequence[int]) -> int:
@@ -117,7 +125,7 @@ def _groups(s: Story) -> None:
         raise Impossible
     s.state = "items"
     s.say("groups", n=n, k=k)
-    _times(s, k, n, k * n)
+    _product(s, n, k)
     s.kinds.add("groups")
 
 
@@ -134,7 +142,7 @@ def _rate(s: Story) -> None:
     s.words["t"], s.words["t1"] = s.rng.choice((("hours", "hour"), ("days", "day"), ("weeks", "week")))
     s.state = "items"
     s.say("rate", n=n, k=k)
-    _times(s, n, k, n * k)
+    _product(s, n, k)
     s.kinds.add("rate")
 
 
@@ -161,7 +169,7 @@ def _cost(s: Story) -> None:
         raise Impossible
     s.state = "cost"
     s.say("cost", n=n, k=k)
-    _times(s, n, k, n * k)
+    _product(s, n, k)
     s.kinds.add("money")
 
 
@@ -169,7 +177,7 @@ def _lessons(s: Story) -> None:
     n, k = s.rng.choice((10, 15, 20, 25, 30, 35, 40, 45, 50)), s.number(2, 6)
     s.state = "minutes"
     s.say("lessons", n=n, k=k)
-    _times(s, k, n, k * n)
+    _product(s, n, k)
     s.kinds.add("time")
 
 

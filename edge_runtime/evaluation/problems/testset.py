@@ -72,5 +72,5 @@ PROBLEMS_TEST = TestSet(
     seed=6_000_001,
     count=600,
     steps=(1, 2, 3, 4, 5, 6),
-    sha256="71d9be9a7514be4191b2d77cd1d583569effd7f89dff0302b121916e9fe564b1",
+    sha256="48e7a2f292b55aee67db3f66705abb37b2af0abeac55fac7dca4ad215c57c2ac",
 )
