@@ -32,8 +32,10 @@ __all__ = [
     "lock_folder",
     "locked",
     "partial_path",
+    "remove_stale",
     "remove_stale_partials",
     "rename_new",
+    "stale_partials",
     "store_error",
 ]
 
@@ -148,13 +150,13 @@ def locked(lock_file: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def remove_stale_partials(folder: Path, name: str | None = None) -> list[Path]:
-    """Remove what dead writers left in `folder` (of the package `name` alone, when given); returns what went.
+def stale_partials(folder: Path, name: str | None = None) -> list[Path]:
+    """What dead writers left in `folder` (of the package `name` alone, when given).
 
     A partial is stale when its process is gone *and* nobody holds its lock: the process id may be that of
     another container, and the lock is not yet held in the instant after a writer made its folder.
     """
-    removed = []
+    found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         match = PARTIAL.match(path.name)
         if match is None or (name is not None and match["name"] != name) or _alive(int(match["pid"])):
@@ -163,18 +165,33 @@ def remove_stale_partials(folder: Path, name: str | None = None) -> list[Path]:
             descriptor = lock_folder(path)
         except OSError:
             continue  # gone meanwhile, or not ours to touch
-        if descriptor is None:
-            continue
-        try:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-        finally:
+        if descriptor is not None:
             os.close(descriptor)
-        if not path.exists():
-            removed.append(path)
-    return removed
+            found.append(path)
+    return found
+
+
+def remove_stale(path: Path) -> bool:
+    """Remove one of `stale_partials`; whether it is gone now and this process removed it."""
+    try:
+        descriptor = lock_folder(path)
+    except OSError:
+        return False  # another process was quicker
+    if descriptor is None:
+        return False
+    try:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+    return not path.exists()
+
+
+def remove_stale_partials(folder: Path, name: str | None = None) -> list[Path]:
+    """Remove `stale_partials`; returns what went."""
+    return [path for path in stale_partials(folder, name) if remove_stale(path)]
 
 
 def rename_new(source: Path, target: Path) -> None:

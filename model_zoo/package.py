@@ -263,13 +263,13 @@ def _open_folder(
 ) -> Package:
     while True:
         lease = usage.lease(folder) if in_use else None
-        manifest, raw = read_manifest(folder)
+        manifest, raw = _read_present(folder)
         try:
             state = _checked(raw, read_signature(folder / SIGNATURE_NAME), policy, folder)
             package = Package(folder, manifest, hashlib.sha256(raw).hexdigest(), folder, state, lease)
             _check_once(package, progress, clock)
         except (IntegrityError, SignatureError, FileNotFoundError) as error:
-            if read_manifest(folder)[1] != raw:
+            if _read_present(folder)[1] != raw:
                 continue  # another process swapped the package between our reading the manifest and the files
             if isinstance(error, FileNotFoundError):
                 package.verify(full=False)  # says which file it was that vanished
@@ -289,13 +289,17 @@ def _open_archive(
 
     manifest, raw, signature = read_archive_manifest(source)
     state = _checked(raw, signature, policy, source)  # before a byte is unpacked
-    folder = unpack_cached(source)
-    lease = usage.lease(folder) if in_use else None
-    package = Package(folder, manifest, hashlib.sha256(raw).hexdigest(), source, state, lease)
-    try:
-        unpacked = read_manifest(folder)[1]
-    except ManifestError as error:
-        raise IntegrityError(f"{error}. {package._way_out()}") from error
+    while True:
+        folder = unpack_cached(source)
+        lease = usage.lease(folder) if in_use else None
+        package = Package(folder, manifest, hashlib.sha256(raw).hexdigest(), source, state, lease)
+        try:
+            unpacked = read_manifest(folder)[1]
+        except ManifestError as error:
+            if not folder.exists():
+                continue  # pruned by another process between unpacking and our taking the lease
+            raise IntegrityError(f"{error}. {package._way_out()}") from error
+        break
     if unpacked != raw:
         raise IntegrityError(
             f"{folder}: its {MANIFEST_NAME} is not that of {source}, which was unpacked there. "
@@ -303,6 +307,20 @@ def _open_archive(
         )
     _check_once(package, progress, clock)
     return package
+
+
+def _read_present(folder: Path) -> tuple[Manifest, bytes]:
+    """`read_manifest` of a folder that was there a moment ago.
+
+    Raises:
+        ModelNotFoundError: another process removed it meanwhile.
+    """
+    try:
+        return read_manifest(folder)
+    except ManifestError:
+        if not os.path.lexists(folder):
+            raise ModelNotFoundError(f"{folder.name}: was removed by another process meanwhile") from None
+        raise
 
 
 def _checked(

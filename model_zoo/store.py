@@ -17,15 +17,19 @@ from model_zoo.errors import ManifestError, ModelNotFoundError, StoreError
 from model_zoo.manifest import MANIFEST_NAME, Manifest, read_manifest
 
 __all__ = [
+    "DOWNLOADS",
     "LOCK",
     "MODELS_DIR_VARIABLE",
     "STAMPS",
+    "USED",
     "Entry",
     "cache_dir",
+    "discard",
     "find",
     "folder_name",
     "list_packages",
     "models_dir",
+    "put_aside",
     "remove",
     "shipped_dir",
 ]
@@ -33,6 +37,13 @@ __all__ = [
 MODELS_DIR_VARIABLE = "EDGE_MODELS_DIR"
 STAMPS = ".verified"
 """Folder inside a models folder that remembers which packages were verified."""
+
+USED = ".used"
+"""Folder inside a models folder that remembers when packages were used (`usage.py`)."""
+
+DOWNLOADS = ".downloads"
+"""Folder inside a models folder for what is being fetched. Whoever works on a child of it, or on a file in
+one, holds a lock on that (`usage.lease`, `partial.PartialFile`); what nobody holds may be pruned."""
 
 LOCK = ".lock"
 """File inside a models folder that is locked while names in it change."""
@@ -93,7 +104,9 @@ def list_packages(models: Path | None = None, shipped: Path | None = None) -> li
             continue  # not there, or not for us to see: no packages
         for path in children:
             if not path.name.startswith((".", "__")) and path.is_dir():
-                found[path.name] = _entry(path, is_shipped)
+                entry = _entry(path, is_shipped)
+                if entry.manifest is not None or path.is_dir():  # else another process removed it meanwhile
+                    found[path.name] = entry
     return [found[name] for name in sorted(found)]
 
 
@@ -141,19 +154,39 @@ def remove(name: str, models: Path | None = None, shipped: Path | None = None) -
     try:
         with fs.locked(models / LOCK):
             fs.remove_stale_partials(models)
-            aside = fs.partial_path(path)
             try:
-                path.rename(aside)
+                aside = put_aside(path)
             except FileNotFoundError:
                 raise ModelNotFoundError(f"{name}: was removed by another process meanwhile") from None
-            (models / STAMPS / f"{path.name}.json").unlink(missing_ok=True)
-            if aside.is_symlink():
-                aside.unlink()
-            else:
-                shutil.rmtree(aside)
+        discard(aside)
     except OSError as error:
         raise fs.store_error(error, path, "remove") from error
     return path
+
+
+def put_aside(path: Path) -> Path:
+    """Take a package's name away, and what is remembered of it; the lock of its folder is held by the caller.
+
+    Returns:
+        Where it is now: a partial name, for `discard`.
+
+    Raises:
+        FileNotFoundError: it is gone already.
+        OSError: it cannot be renamed.
+    """
+    aside = fs.partial_path(path)
+    path.rename(aside)
+    (path.parent / STAMPS / f"{path.name}.json").unlink(missing_ok=True)
+    (path.parent / USED / path.name).unlink(missing_ok=True)
+    return aside
+
+
+def discard(aside: Path) -> None:
+    """Remove what was put aside: a folder, a file, or a link without what it points to."""
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink()
 
 
 def _entry(path: Path, shipped: bool) -> Entry:

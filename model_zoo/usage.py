@@ -19,10 +19,11 @@ from pathlib import Path
 
 from model_zoo import store
 
-__all__ = ["USED", "Lease", "last_used", "lease", "mark_used"]
+__all__ = ["Lease", "last_used", "lease", "mark_used"]
 
-USED = ".used"
-"""Folder inside a models folder (or the cache of unpacked ones) that holds a file for each package."""
+_TRIES = 20
+_WAIT_S = 0.005
+"""A lock that is in the way is that of a process which looks whether the package may go: it is brief."""
 
 
 class Lease:
@@ -39,12 +40,17 @@ def lease(folder: Path) -> Lease | None:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return None  # gone meanwhile or not ours to read: whoever reads the package next says so
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return Lease(descriptor)
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_WAIT_S)
+        except OSError:
+            break  # this file system cannot lock folders
+        else:
+            return Lease(descriptor)
+    os.close(descriptor)
+    return None
 
 
 def mark_used(folder: Path, clock: Callable[[], float] = time.time) -> None:
@@ -53,7 +59,7 @@ def mark_used(folder: Path, clock: Callable[[], float] = time.time) -> None:
     if marker is None:
         return
     with contextlib.suppress(OSError):  # read-only or full: the last use stays unknown, and the model runs
-        marker.parent.mkdir(parents=marker.parent.name != USED, exist_ok=True)
+        marker.parent.mkdir(parents=marker.parent.name != store.USED, exist_ok=True)
         marker.touch()
         os.utime(marker, (now, now))
 
@@ -70,7 +76,7 @@ def last_used(folder: Path) -> float | None:
 def _marker(folder: Path) -> Path | None:
     """Where the last use of a package is noted; `None` for a package outside of our own folders."""
     if folder.parent in (store.models_dir(), store.cache_dir()):
-        return folder.parent / USED / folder.name
+        return folder.parent / store.USED / folder.name
     if folder.parent == store.shipped_dir():
         import platformdirs
 
