@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from edge_runtime.detokenize import StopStrings
 from edge_runtime.engines.base import Engine, SequenceState
@@ -20,6 +21,7 @@ from edge_runtime.sampling import SamplingParams
 from edge_runtime.speculative import Drafter
 from edge_runtime.tokenizer import Tokenizer
 from edge_runtime.tokens import Overflow, TokenStream, generate_tokens
+from offload.checks import with_checks
 from offload.spans import decisive_spans
 from offload.types import Evidence, FinishReason, Token
 
@@ -38,8 +40,8 @@ __all__ = [
 class Chunk:
     """A piece of text as it arrives.
 
-    `evidence` covers everything so far (quantiles and the decisive spans of `offload.spans` only in the last
-    chunk, which has a `finish_reason`).
+    `evidence` covers everything so far (quantiles, the decisive spans of `offload.spans` and the checks of
+    `offload.checks` only in the last chunk, which has a `finish_reason`).
     Speeds are tokens per second: prompt tokens that had to be computed over prefill time, generated ones over
     decode time. `peak_memory_mib` is the process's peak resident set, read at the first chunk and the last.
     """
@@ -156,7 +158,9 @@ def stream(
             nonlocal peak
             if peak is None or reason is not None:  # asking the system costs as much as a small model's step
                 peak = probe()
-            evidence = running.evidence() if reason is None else _whole(running.tokens, reason)
+            evidence = running.evidence()
+            if reason is not None:
+                evidence = _whole(running.tokens, reason, lambda: _question(tokenizer, prompt))
             return _chunk(
                 source, text, tokens, evidence, len(running.tokens), clock() - started, peak, reason
             )
@@ -230,9 +234,20 @@ def timings_of(last: Chunk) -> dict[str, float]:
     }
 
 
-def _whole(tokens: Sequence[Token], reason: FinishReason) -> Evidence:
-    """The evidence of a finished text, its decisive spans apart."""
-    return Evidence.fold(tokens, reason, decisive_spans(tokens))
+def _whole(tokens: Sequence[Token], reason: FinishReason, question: Callable[[], str]) -> Evidence:
+    """The evidence of a finished text: its decisive spans apart, and checked against the prompt."""
+    spans = decisive_spans(tokens)
+    evidence = Evidence.fold(tokens, reason, spans)
+    if not spans:  # plain text has no checks: spare long prompts the decoding
+        return evidence
+    return with_checks(evidence, question(), "".join(token.text for token in tokens))
+
+
+def _question(tokenizer: Tokenizer, prompt: Sequence[int]) -> str:
+    """The prompt's text, a line for each stretch between special tokens."""
+    special = tokenizer.special_ids
+    parts = groupby(prompt, key=lambda token: token in special)
+    return "\n".join(tokenizer.decode(list(part)) for is_special, part in parts if not is_special)
 
 
 def _chunk(

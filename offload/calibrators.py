@@ -143,14 +143,15 @@ class Logistic(Calibrator):
 
 @dataclass(frozen=True, slots=True)
 class Trees(Calibrator):
-    """σ of a sum of regression trees (gradient boosting, Friedman 2001), as plain arrays [trees, nodes].
+    """σ of a sum of regression trees (gradient boosting, Friedman 2001), as arrays over all their nodes.
 
-    At a node, go to `left` when signal number `feature` ≤ `threshold`, else to `right`; a leaf points to
-    itself. All trees are walked at once, `depth` steps.
+    At a node, go to node `left` when signal number `feature` ≤ `threshold`, else to node `right`; a leaf
+    points to itself. `roots` are the trees' first nodes. All trees are walked at once, `depth` steps.
     """
 
     start: float
     depth: int
+    roots: Ints
     feature: Ints
     threshold: Floats
     left: Ints
@@ -161,13 +162,13 @@ class Trees(Calibrator):
     def __call__(self, x: Floats) -> Floats:
         """The σ of the leaves' sum per row."""
         # The trees were grown on float32, so a threshold separates float32 values.
-        x = x.astype(np.float32).astype(np.float64)
-        rows, trees = np.arange(len(x))[:, None], np.arange(len(self.feature))[None, :]
-        at = np.zeros((len(x), len(self.feature)), np.int64)
+        flat = x.astype(np.float32).astype(np.float64).ravel()
+        row = np.arange(0, flat.size, x.shape[1])[:, None]
+        at = np.broadcast_to(self.roots, (len(x), len(self.roots)))
         for _ in range(self.depth):
-            low = x[rows, self.feature[trees, at]] <= self.threshold[trees, at]
-            at = np.where(low, self.left[trees, at], self.right[trees, at])
-        return _sigmoid(self.start + self.value[trees, at].sum(axis=1))
+            low = flat[row + self.feature[at]] <= self.threshold[at]
+            at = np.where(low, self.left[at], self.right[at])
+        return _sigmoid(self.start + self.value[at].sum(axis=1))
 
     @classmethod
     def from_parameters(cls, p: Mapping[str, Any]) -> Trees:
@@ -176,15 +177,17 @@ class Trees(Calibrator):
         Raises:
             ValueError: the arrays do not fit together, or an index leads out of them.
         """
-        whole = {n: np.asarray(p[n], np.int64) for n in ("feature", "left", "right")}
+        whole = {n: np.asarray(p[n], np.int64) for n in ("roots", "feature", "left", "right")}
         real = {n: np.asarray(p[n], np.float64) for n in ("threshold", "value")}
-        shape = whole["feature"].shape
-        if len(shape) != 2 or any(a.shape != shape for a in (*whole.values(), *real.values())):
-            raise ValueError("the arrays of the trees have different shapes")
-        if any(a.min() < 0 or a.max() >= shape[1] for a in (whole["left"], whole["right"])):
-            raise ValueError("a tree points to a node that it does not have")
-        if whole["feature"].min() < 0 or not all(np.isfinite(a).all() for a in real.values()):
-            raise ValueError("a tree has a number that is not finite, or a negative feature")
+        nodes = whole["feature"].shape
+        others = (whole["left"], whole["right"], *real.values())
+        if len(nodes) != 1 or whole["roots"].ndim != 1 or any(a.shape != nodes for a in others):
+            raise ValueError("the arrays of the trees have different lengths")
+        for name in ("roots", "left", "right"):
+            if not len(whole[name]) or whole[name].min() < 0 or whole[name].max() >= nodes[0]:
+                raise ValueError(f"'{name}' of the trees points to a node that is not there")
+        if whole["feature"].min() < 0:
+            raise ValueError("a tree asks for a signal with a negative number")
         if not 0 <= int(p["depth"]) <= MAX_DEPTH:
             raise ValueError(f"the depth {p['depth']} is not from 0 to {MAX_DEPTH}")
         return cls(float(p["start"]), int(p["depth"]), **whole, **real)

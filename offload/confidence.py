@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from offload.checks import CHECKS
 from offload.errors import OffloadError
 from offload.spans import SPANS
 from offload.types import QUANTILES, Confidence, Evidence
@@ -21,7 +22,7 @@ from offload.types import QUANTILES, Confidence, Evidence
 if TYPE_CHECKING:
     from offload.calibration import Calibration
 
-__all__ = ["DEFAULT_SIGNAL", "SIGNALS", "Signal", "problem_with", "score", "signal_value"]
+__all__ = ["DEFAULT_SIGNAL", "EXTRA", "PROBES", "SIGNALS", "Signal", "problem_with", "score", "signal_value"]
 
 Signal = Callable[[Evidence], "float | None"]
 """Evidence → a number, higher for surer; `None` where the evidence does not have it."""
@@ -100,23 +101,27 @@ def _of_span(name: str, signal: Signal) -> Signal:
     return of_span
 
 
-def _of_probe(name: str) -> Signal:
-    def of_probe(e: Evidence) -> float | None:
+def _of_extra(name: str) -> Signal:
+    def of_extra(e: Evidence) -> float | None:
         return e.extra.get(name)
 
-    return of_probe
+    return of_extra
 
 
 PROBES = ("p_true", "agreement", "second_prompt")
 """Signals that cost further passes of the model; see `offload.probes`."""
 
+EXTRA = (*CHECKS, *PROBES)
+"""Signals that are kept in `Evidence.extra`: not made from tokens."""
+
 SIGNALS: Mapping[str, Signal] = {
     **_OF_TOKENS,
     **{f"{span}.{name}": _of_span(span, signal) for span in SPANS for name, signal in _OF_TOKENS.items()},
-    **{name: _of_probe(name) for name in PROBES},
+    **{name: _of_extra(name) for name in EXTRA},
 }
-"""Every signal by name: over the whole answer (`mean_logprob`), over a span of it (`answer.mean_logprob`; the
-spans are those of `offload.spans`), and those that cost further passes (`p_true`).
+"""Every signal by name: over the whole answer (`mean_logprob`), over a span of it (`answer.mean_logprob`, see
+`offload.spans`), checks of the text (`grounded`, see `offload.checks`), and those that cost further passes
+(`p_true`, see `offload.probes`).
 """
 
 

@@ -100,7 +100,7 @@ class Evidence:
     finish_reason: FinishReason | None = None
     spans: Mapping[str, Evidence] = field(default_factory=dict)
     extra: Mapping[str, float] = field(default_factory=dict)
-    """Signals that cost further passes, by name (`offload.confidence.PROBES`)."""
+    """Signals that are not made from tokens, by name (`offload.confidence.EXTRA`)."""
 
     @classmethod
     def fold(
