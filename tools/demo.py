@@ -1,4 +1,4 @@
-"""What `make demo` shows: a handful of utterances, answered on this device by the shipped model.
+"""What `make demo` shows: utterances and word problems, answered on this device by the shipped model.
 
 Run it as `python -m tools.demo`. It uses the public API alone and opens no connection.
 """
@@ -14,6 +14,8 @@ from rich.markup import escape
 
 from edge_runtime import Runtime
 from edge_runtime.cli.show import status_line
+from edge_runtime.evaluation.problems.grade import parse_answer, parse_reference
+from offload.types import Answer
 
 
 class Said(NamedTuple):
@@ -21,6 +23,13 @@ class Said(NamedTuple):
 
     text: str
     area: str | None = None
+
+
+class Asked(NamedTuple):
+    """A word problem with its right answer, which the model is not told."""
+
+    text: str
+    answer: str
 
 
 UTTERANCES = (
@@ -31,6 +40,15 @@ UTTERANCES = (
     Said("is it going to rain in berlin this weekend"),
     Said("what is the interest rate on my savings account"),
 )
+PROBLEMS = (
+    Asked("Emma has 24 marbles. Ben gives her 18 more. How many marbles does Emma have now?", "42"),
+    Asked("A pen costs $3. Omar buys 12 pens and pays with $50. How much change does he get?", "14"),
+    Asked(
+        "Lena has 6 boxes with 8 cookies in each box. She eats 4 of them and gives half of the rest to Tom. "
+        "How many cookies does Lena have left?",
+        "22",
+    ),
+)
 
 
 def messages(said: Said) -> list[dict[str, str]]:
@@ -39,33 +57,53 @@ def messages(said: Said) -> list[dict[str, str]]:
     return [*context, {"role": "user", "content": said.text}]
 
 
-def show(runtime: Runtime, utterances: Iterable[Said], console: Console) -> None:
-    """Answer every utterance and print its frame, evidence and speed."""
+def show(runtime: Runtime, utterances: Iterable[Said], problems: Iterable[Asked], console: Console) -> None:
+    """Answer everything and print the answers with evidence and speed."""
     info, manifest = runtime.model.engine.info, runtime.model.manifest
     size = f"{manifest.size_bytes / 1e6:.1f} MB, {manifest.quantization.scheme}, " if manifest else ""
     console.print(
         f"[bold]{info.model_id}[/bold]: {size}{info.threads} threads, "
         f"loaded in {1000 * runtime.model.load_s:.0f} ms\n"
     )
-    speeds = []
-    for said in utterances:
-        where = f"  [dim](in the {said.area})[/dim]" if said.area else ""
-        console.print(f"  [cyan]said [/cyan] {escape(said.text)}{where}", soft_wrap=True)
-        answer = runtime.answer(messages(said))
+    speeds = [_utterance(runtime, said, console) for said in utterances]
+    asked = list(problems)
+    right = 0
+    for problem in asked:
+        answer = runtime.answer([{"role": "user", "content": problem.text}])
         speeds.append(answer.timings["tokens_per_s"])
-        console.print(f"  [green]frame[/green] {escape(answer.text)}", soft_wrap=True)
-        console.print(f"        [dim]{escape(status_line(answer))}[/dim]\n", soft_wrap=True)
+        right += _problem(problem, answer, console)
     console.print(
-        "The log-probability is the raw mean over the tokens of an answer, in nats:\n"
-        "nearer to 0 is surer. It is not calibrated, so it is no probability of being right.\n"
+        f"Word problems: {right} of {len(asked)} right. Nobody told the model which was which task.\n"
+        "The log-probability is the raw mean over the tokens of an answer, in nats: nearer to 0 is surer.\n"
         f"Median speed: {statistics.median(speeds):,.0f} tokens/s, evidence included.",
         soft_wrap=True,
     )
 
 
+def _utterance(runtime: Runtime, said: Said, console: Console) -> float:
+    """Answer one utterance; tokens per second."""
+    where = f"  [dim](in the {said.area})[/dim]" if said.area else ""
+    console.print(f"  [cyan]said  [/cyan] {escape(said.text)}{where}", soft_wrap=True)
+    answer = runtime.answer(messages(said))
+    console.print(f"  [green]frame [/green] {escape(answer.text)}", soft_wrap=True)
+    console.print(f"         [dim]{escape(status_line(answer))}[/dim]\n", soft_wrap=True)
+    return answer.timings["tokens_per_s"]
+
+
+def _problem(problem: Asked, answer: Answer, console: Console) -> bool:
+    """Print one solved problem; whether it is right."""
+    right = parse_answer(answer.text) == parse_reference(problem.answer)
+    verdict = "[green]right[/green]" if right else f"[red]wrong: it is {problem.answer}[/red]"
+    console.print(f"  [cyan]asked [/cyan] {escape(problem.text)}", soft_wrap=True)
+    worked = "  ".join(answer.text.splitlines())
+    console.print(f"  [green]worked[/green] {escape(worked)}   {verdict}", soft_wrap=True)
+    console.print(f"         [dim]{escape(status_line(answer))}[/dim]\n", soft_wrap=True)
+    return right
+
+
 def main() -> None:
     with Runtime.open("pocket") as runtime:
-        show(runtime, UTTERANCES, Console(highlight=False))
+        show(runtime, UTTERANCES, PROBLEMS, Console(highlight=False))
     print(
         '\nNext: .venv/bin/edge-runtime run "…", .venv/bin/edge-runtime chat, .venv/bin/edge-runtime --help'
     )

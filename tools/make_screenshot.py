@@ -18,7 +18,7 @@ def main() -> None:
     console = Console(record=True, width=124, file=StringIO(), force_terminal=True, highlight=False)
     console.print("[bold]$ make demo[/bold]\n")
     with Runtime.open("pocket") as runtime:
-        demo.show(runtime, demo.UTTERANCES, console)
+        demo.show(runtime, demo.UTTERANCES, demo.PROBLEMS, console)
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     svg = console.export_svg(title="Edge Runtime")
     # Whoever looks at the picture should not fetch a font from a third party: the local one will do.

@@ -103,7 +103,7 @@ def test_figures_are_written_between_the_markers_and_nowhere_else(tmp_path: Path
 def test_the_card_names_data_licences_figures_and_recipe(tmp_path: Path, model: str, chosen: str) -> None:
     shape = {"layers": 4, "hidden": 256, "heads": 8, "kv_heads": 4, "ffn": 768}
     config = {"seed": 20, "model": shape, "dtype": "bfloat16", "workers": 2, "validation_rows": 600}
-    (tmp_path / "config.json").write_text(json.dumps({**config, "matrix_rate": 0.02}))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "matrix_rate": 0.02, "grow_from": "pocket"}))
     summary = {"parameters": 3_900_000, "vocabulary": 2970, "tokens": 7_000_000, "minutes": 48.0}
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     card = ship.card_text(model, tmp_path, MEASURED, chosen)
@@ -120,6 +120,7 @@ def test_the_card_names_data_licences_figures_and_recipe(tmp_path: Path, model: 
         f"misses {100 * (1 - value['value']):.0f} %",
         "Muon",
         "bfloat16 arithmetic",
+        "It began as the trained `pocket`",
         "7.0 million tokens in 48 minutes",
     ):
         assert words in card

@@ -8,6 +8,7 @@ was interrupted goes on where it was, and `tools.pair_outcomes` finds them.
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,8 +137,8 @@ def fidelity(reference: Path, package: Path, rows: list[list[int]]) -> dict[str,
 
 
 def _spread(cases: Sequence[Any], limit: int | None) -> Sequence[Any]:
-    """At most `limit` cases from all over."""
-    return cases if limit is None else cases[:: max(1, len(cases) // limit)][:limit]
+    """At most `limit` cases, drawn from all over."""
+    return cases if limit is None else random.Random(0).sample(list(cases), min(limit, len(cases)))
 
 
 def measure(

@@ -60,6 +60,17 @@ def recipe(config: Mapping[str, Any]) -> str:
     return f"{adam}, {arithmetic} arithmetic, {config['workers']} one-threaded processes on CPU cores"
 
 
+def begun(config: Mapping[str, Any]) -> str:
+    """What the weights were before the first step, as a sentence's end."""
+    if not config.get("grow_from"):
+        return "No weights of other models went into it"
+    return (
+        f"It began as the trained `{config['grow_from']}`, grown to twice its widths and with more blocks, "
+        "which computes the same (Net2Net, Chen, Goodfellow and Shlens 2016); the tokens are those after that. No "
+        "other weights went into it"
+    )
+
+
 def card_text(model: str, run: Path, measured: Measured, scheme: str) -> str:
     """The model card with its figures."""
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
@@ -101,6 +112,7 @@ def card_text(model: str, run: Path, measured: Measured, scheme: str) -> str:
         tokens=f"{state['tokens'] / 1e6:.1f}",
         minutes=f"{state['minutes']:.0f}",
         recipe=recipe(config),
+        begun=begun(config),
         held_out=config["validation_rows"],
         **{k: config["model"][k] for k in ("layers", "hidden", "heads", "kv_heads", "ffn")},
     )
