@@ -21,7 +21,8 @@ VARIABLE = "EDGE_MODELS_REGISTRIES"
 
 
 class _Settings(Protocol):
-    path: Path | None
+    @property
+    def path(self) -> Path | None: ...
 
     def get(self, section: str, key: str) -> Any: ...
 

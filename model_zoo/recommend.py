@@ -34,10 +34,14 @@ MIN_SPEED = 5.0
 """A model that cannot reach this many tokens per second even in theory is not recommended: people read faster
 (about 250 words a minute, some 5 to 6 tokens a second)."""
 
+TIGHT = 0.05
+"""A model that leaves less than this share of the memory is told as tight and not recommended: the figures
+are estimates, and so is what else will run."""
+
 _ROOMY = 2
 """An 8-bit package is preferred where it needs no more than one part in so many of the memory."""
 
-Verdict = Literal["fits", "memory", "disk", "context", "slow"]
+Verdict = Literal["fits", "tight", "memory", "disk", "context", "slow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +57,10 @@ class Resources:
 class Candidate:
     """One model at one scheme on one device.
 
-    `verdict`: `fits`, or what is in the way: `memory`, `disk`, `context` (the model has less than was asked
-    for), `slow` (cannot reach `MIN_SPEED`). `spare_memory` and `spare_disk` are negative when that many bytes
-    are missing. `download`: bytes that a pull fetches; `disk`: bytes it needs at its peak. `max_speed`:
-    tokens per second that the memory's bandwidth allows at most.
+    `verdict`: `fits`, `tight` (just so), or what is in the way: `memory`, `disk`, `context` (its package has
+    less than was asked for), `slow` (cannot reach `MIN_SPEED`). `spare_memory` and `spare_disk` are negative
+    when that many bytes are missing. `download`: bytes that a pull fetches; `disk`: bytes it needs at its
+    peak. `max_speed`: tokens per second that the memory's bandwidth allows at most.
     """
 
     entry: RegistryEntry
@@ -111,7 +115,7 @@ def recommend(
     entries: Iterable[RegistryEntry],
     resources: Resources,
     *,
-    context: int = DEFAULT_CONTEXT,
+    context: int | None = None,
     scheme: str | None = None,
     min_speed: float = MIN_SPEED,
 ) -> list[Candidate]:
@@ -120,31 +124,31 @@ def recommend(
     The scheme of a model is the 8-bit one where that leaves half of the memory free and is fast enough
     (quantizing to 8 bits changes a model's answers least), otherwise the smallest there is; or the one asked
     for. Models that fit come first, ungated before gated ones and larger before smaller ones; then those
-    that do not, the nearest first.
+    that do so just, and those that do not, the smallest first.
 
     Args:
-        context: tokens of KV cache in the sums.
+        context: tokens of KV cache in the sums; by default `DEFAULT_CONTEXT`, or all that a model has.
         scheme: the only scheme to look at; models without it are left out.
         min_speed: tokens per second that a model must be able to reach in theory.
     """
     found = []
     for entry in entries:
         names = [name for name in entry.schemes if scheme is None or name == scheme]
-        tried = [_judge(entry, name, resources, context, min_speed) for name in names]
+        tokens = min(DEFAULT_CONTEXT, entry.package_context) if context is None else context
+        tried = [_judge(entry, name, resources, tokens, min_speed) for name in names]
         if tried:
             found.append(_best(tried, resources))
     return sorted(found, key=_rank)
 
 
-def suited_boards(entry: RegistryEntry, context: int = DEFAULT_CONTEXT) -> tuple[str, ...]:
-    """The boards on which an entry fits and is fast enough, at its smallest scheme and a context of `context`
+def suited_boards(entry: RegistryEntry) -> tuple[str, ...]:
+    """The boards on which an entry fits and is fast enough, at its smallest scheme and `DEFAULT_CONTEXT`
     tokens (or all it has), where nothing else runs."""
-    tokens = min(context, entry.package_context)
     found = []
     for board in BOARDS.values():
         for size, name in zip(board.memory_gib, board.variants, strict=True):
             resources = Resources(usual_memory(size), bandwidth=board.bandwidth)
-            if recommend([entry], resources, context=tokens)[0].verdict == "fits":
+            if recommend([entry], resources)[0].verdict == "fits":
                 found.append(name)
     return tuple(found)
 
@@ -166,7 +170,7 @@ def _judge(
     read = size.memory.weights_bytes + kv
     speed = None if resources.bandwidth is None else resources.bandwidth / read
     verdict: Verdict = "fits"
-    if context > entry.context:
+    if context > entry.package_context:
         verdict = "context"
     elif needed > resources.memory:
         verdict = "memory"
@@ -174,6 +178,8 @@ def _judge(
         verdict = "disk"
     elif speed is not None and speed < min_speed:
         verdict = "slow"
+    elif resources.memory - needed < TIGHT * resources.memory:
+        verdict = "tight"
     return Candidate(
         entry=entry,
         scheme=scheme,
@@ -201,8 +207,8 @@ def _best(tried: list[Candidate], resources: Resources) -> Candidate:
     return roomy[0] if roomy else smallest
 
 
-def _rank(candidate: Candidate) -> tuple[bool, bool, int, str]:
+def _rank(candidate: Candidate) -> tuple[int, bool, int, str]:
     entry = candidate.entry
     if candidate.verdict == "fits":
-        return (False, entry.gated, -entry.parameters, entry.id)
-    return (True, False, entry.parameters, entry.id)
+        return (0, entry.gated, -entry.parameters, entry.id)
+    return (1 if candidate.verdict == "tight" else 2, False, entry.parameters, entry.id)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 import model_zoo
-from edge_runtime.cli import models_show, models_verify, output
+from edge_runtime.cli import models_recommend, models_show, models_verify, output
 from edge_runtime.cli.models_common import byte_progress, complete_name
 from model_zoo import files as fs
 
@@ -114,5 +114,6 @@ def _entry_json(entry: model_zoo.Entry) -> dict[str, Any]:
 
 
 # Subcommands with a module of their own.
+command.add_command(models_recommend.command)
 command.add_command(models_show.show)
 command.add_command(models_verify.verify)
