@@ -30,9 +30,9 @@ __all__ = [
 DEFAULT_CONTEXT = 2048
 """Tokens of context that are reckoned with unless others are asked for."""
 
-MIN_SPEED = 5.0
-"""A model that cannot reach this many tokens per second even in theory is not recommended: people read faster
-(about 250 words a minute, some 5 to 6 tokens a second)."""
+MIN_SPEED = 10.0
+"""A model whose bound is below this many tokens per second is not recommended. People read about 250 words a
+minute, some 5 tokens a second, and a processor is taken to reach half of its memory's peak bandwidth at best."""
 
 TIGHT = 0.05
 """A model that leaves less than this share of the memory is told as tight and not recommended: the figures
@@ -58,7 +58,7 @@ class Candidate:
     """One model at one scheme on one device.
 
     `verdict`: `fits`, `tight` (just so), or what is in the way: `memory`, `disk`, `context` (its package has
-    less than was asked for), `slow` (cannot reach `MIN_SPEED`). `spare_memory` and `spare_disk` are negative
+    less than was asked for), `slow` (bound below `MIN_SPEED`). `spare_memory` and `spare_disk` are negative
     when that many bytes are missing. `download`: bytes that a pull fetches; `disk`: bytes it needs at its
     peak. `max_speed`: tokens per second that the memory's bandwidth allows at most.
     """
