@@ -1,8 +1,9 @@
 """`Runtime`: a query goes in, an answer with evidence comes out.
 
 The way of a query is laid out for what surrounds the device (residency, cache, confidence, router, courier);
-here the device answers everything, and the answer says so: its decision is `keep` by the rule `no-router`,
-and its confidence has a raw signal but no probability, because nothing has been calibrated.
+here the device answers everything, and the answer says so: its decision is `keep` by the rule `no-router`.
+Its confidence is a probability of being right where the model has a calibration; otherwise it has a raw
+signal and the reason why there is no probability.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from edge_runtime.calibration import find_calibration
 from edge_runtime.errors import ChatTemplateError, SamplingError
 from edge_runtime.generate import Chunk, timings_of, usage_of
 from edge_runtime.grammar import Grammar
@@ -23,7 +25,9 @@ from edge_runtime.sampling import SamplingParams
 from edge_runtime.tokens import Overflow
 from edge_runtime.trust import signature_policy
 from model_zoo import Package
-from offload.types import Answer, Confidence, Decision, Message, Query
+from offload.calibration import Calibration
+from offload.confidence import score
+from offload.types import Answer, Decision, Message, Query
 
 __all__ = ["AnswerStream", "Asked", "Runtime"]
 
@@ -54,6 +58,7 @@ class Runtime:
         wall_clock: Unix seconds, for `Answer.created_at`.
         clock: monotonic seconds, for timings.
         new_id: makes ids of answers and queries.
+        calibration: what the model's evidence is worth (`edge_runtime.calibration.find_calibration`).
     """
 
     def __init__(
@@ -64,8 +69,9 @@ class Runtime:
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.perf_counter,
         new_id: Callable[[], str] = _new_id,
+        calibration: Calibration | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.calibration = model, calibration
         self._config, self._wall_clock, self._clock, self._new_id = config, wall_clock, clock, new_id
 
     @classmethod
@@ -89,6 +95,7 @@ class Runtime:
         Raises:
             model_zoo.ModelZooError: no such package, it is damaged, or its signature will not do.
             EdgeRuntimeError: a part of it cannot be used.
+            offload.errors.CalibrationError: its calibration cannot be read or belongs to another model.
         """
         if config is None:
             from edge_runtime.config import defaults
@@ -101,7 +108,10 @@ class Runtime:
             signatures=signature_policy(config),
             clock=clock,
         )
-        return cls(loaded, config=config, wall_clock=wall_clock, clock=clock, new_id=new_id)
+        calibration = find_calibration(loaded)
+        return cls(
+            loaded, config=config, wall_clock=wall_clock, clock=clock, new_id=new_id, calibration=calibration
+        )
 
     def answer(self, asked: Asked, **params: Any) -> Answer:
         """Answer a query.
@@ -230,7 +240,7 @@ class Runtime:
             text=text,
             source="device",
             model_id=self.model.id,
-            confidence=Confidence(None, "mean_logprob", None, raw=evidence.mean_logprob),
+            confidence=score(evidence, self.calibration, text=text),
             evidence=evidence,
             decision=Decision("keep", "no-router", "no policy is configured: the device's answer is kept"),
             usage=usage_of(last),

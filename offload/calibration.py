@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from offload.calibrators import CALIBRATORS, Calibrator, Logistic, Trees, scaled
-from offload.confidence import DEFAULT_SIGNAL, PROBES, SIGNALS, problem_with, signal_value
+from offload.confidence import DEFAULT_SIGNAL, PROBES, SIGNALS, not_whole, problem_with, signal_value
 from offload.errors import CalibrationError
 from offload.spans import Form, read
 from offload.types import Confidence, Evidence
@@ -80,7 +80,9 @@ class Entry:
         return not isinstance(self.calibrator, Logistic | Trees)
 
     def probability(self, evidence: Evidence) -> float | None:
-        """P(right), strictly between 0 and 1; `None` where the evidence lacks one of the signals."""
+        """P(right), strictly between 0 and 1; `None` where the answer is cut short or a signal is missing."""
+        if not_whole(evidence) is not None:
+            return None
         values = [signal_value(name, evidence) for name in self.signals]
         row = [float(scaled(n, v)) for n, v in zip(self.signals, values, strict=True) if v is not None]
         if len(row) < len(values):
@@ -192,8 +194,8 @@ class Calibration:
         raw = signal_value(entry.signals[0], evidence) if len(entry.signals) == 1 else None
         reason = None
         if p is None:
-            lacking = [name for name in entry.signals if signal_value(name, evidence) is None]
-            reason = problem_with(evidence) or f"the evidence has no {lacking[0]}"
+            lacking = next((n for n in entry.signals if signal_value(n, evidence) is None), entry.signals[0])
+            reason = not_whole(evidence) or problem_with(evidence) or f"the evidence has no {lacking}"
         return Confidence(p, entry.label, self.id, raw, reason)
 
     def check(self, fingerprint: Fingerprint) -> None:

@@ -22,7 +22,17 @@ from offload.types import QUANTILES, Confidence, Evidence
 if TYPE_CHECKING:
     from offload.calibration import Calibration
 
-__all__ = ["DEFAULT_SIGNAL", "EXTRA", "PROBES", "SIGNALS", "Signal", "problem_with", "score", "signal_value"]
+__all__ = [
+    "DEFAULT_SIGNAL",
+    "EXTRA",
+    "PROBES",
+    "SIGNALS",
+    "Signal",
+    "not_whole",
+    "problem_with",
+    "score",
+    "signal_value",
+]
 
 Signal = Callable[[Evidence], "float | None"]
 """Evidence → a number, higher for surer; `None` where the evidence does not have it."""
@@ -147,8 +157,13 @@ def problem_with(evidence: Evidence) -> str | None:
             "every log-probability is 0 and nothing beside them shows a distribution, as when they are taken "
             "after a temperature of 0"
         )
-    if e.finish_reason in ("length", "cancelled", "error"):
-        return f"the answer is not whole (it ended because of '{e.finish_reason}')"
+    return None
+
+
+def not_whole(evidence: Evidence) -> str | None:
+    """Why the answer is cut short, so that its signals say nothing of the whole; `None` for a whole one."""
+    if evidence.finish_reason in ("length", "cancelled", "error"):
+        return f"the answer is not whole (it ended because of '{evidence.finish_reason}')"
     return None
 
 
@@ -178,8 +193,7 @@ def score(
     why; a router then escalates (`docs/confidence.md`). With `text` the calibration's entry for that kind of
     answer is used; otherwise the kind is told from the evidence's spans.
     """
-    poor = problem_with(evidence)
     if calibration is None:
-        reason = poor or "the model has no calibration (edge-runtime calibrate makes one)"
+        reason = problem_with(evidence) or "the model has no calibration (edge-runtime calibrate makes one)"
         return Confidence(None, DEFAULT_SIGNAL, None, signal_value(DEFAULT_SIGNAL, evidence), reason)
     return calibration.confidence(evidence, text=text)

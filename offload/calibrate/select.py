@@ -32,7 +32,7 @@ from offload.calibrate.fit import (
 )
 from offload.calibration import Entry
 from offload.calibrators import Calibrator, reads_as_probability, scaled
-from offload.confidence import DEFAULT_SIGNAL, SIGNALS, problem_with
+from offload.confidence import DEFAULT_SIGNAL, SIGNALS, not_whole, problem_with
 from offload.errors import CalibrationError
 from offload.evaluate.metrics import auroc
 from offload.evaluate.reliability import brier, ece, ece_floor
@@ -160,7 +160,7 @@ def select(
     """
     if combiners is None:
         combiners = [name for name in COMBINERS if name != "gbdt" or has_scikit_learn()]
-    problems = [problem_with(row.evidence) for row in rows]
+    problems = [problem_with(row.evidence) or not_whole(row.evidence) for row in rows]
     usable = tuple(row for row, problem in zip(rows, problems, strict=True) if problem is None)
     skipped = dict(Counter(problem for problem in problems if problem is not None))
     kinds = np.array([row.kind for row in usable], dtype=object)
