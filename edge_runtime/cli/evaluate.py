@@ -36,7 +36,7 @@ __all__ = ["command"]
 @click.option(
     "--rows",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write every answer with its evidence to this file (JSON lines).",
+    help="Write every answer that can be marked to this file, with its evidence (JSON lines).",
 )
 @click.option(
     "--write",
@@ -75,7 +75,8 @@ def command(
         marked = ask(cases, answer, suite.mark, tagged=tagged, step=lambda: advance(1))
         name = loaded.id
     if rows is not None:
-        lines = (json.dumps(one.to_json(), ensure_ascii=False) for one in marked)
+        # Calibration and routing read these rows, and want to know of each whether it was right.
+        lines = (json.dumps(one.to_json(), ensure_ascii=False) for one in marked if one.right is not None)
         rows.write_text("\n".join(lines) + "\n", encoding="utf-8")
     value = report(suite, name, marked)
     if as_json:

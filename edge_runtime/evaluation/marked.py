@@ -74,14 +74,14 @@ class Marked(ABC):
 
     def to_json(self) -> dict[str, Any]:
         """A row for calibration and for looking at mistakes; see `offload.outcomes`."""
-        row: dict[str, Any] = {
+        return {
             "suite": self.case.kind,
             "prompt": self.case.text,
             "response": self.text,
+            "weak_correct": self.right,
             **self.details(),
             "evidence": self.evidence.to_dict(),
         }
-        return row if self.right is None else {**row, "weak_correct": int(self.right)}
 
 
 def asker(model: LoadedModel, max_tokens: int) -> Asker:

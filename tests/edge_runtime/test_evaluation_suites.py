@@ -13,6 +13,7 @@ from edge_runtime.evaluation import MarkedFrame, ask, parse_frame, read, summari
 from edge_runtime.evaluation.marked import NO_EVIDENCE
 from edge_runtime.evaluation.rows import find
 from edge_runtime.evaluation.suites import domain_score
+from offload.outcomes import read_outcomes
 from offload.types import Evidence, Token
 
 HWU = {
@@ -182,7 +183,8 @@ def test_the_verb_prints_one_json_object(suite: str, tmp_path: Path, monkeypatch
     tags = [[m["content"] for m in asked if m["role"] == "system"] for asked in model.asked]
     assert tags[0] == (["frames: hwu64"] if suite == "frames" else [])
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [row.get("weak_correct") for row in rows] == [1, 1, 1, None]  # nobody can mark the last one
+    assert [row["weak_correct"] for row in rows] == [True] * 3  # nobody can mark the last one
+    assert [row.suite for row in read_outcomes(tmp_path / "out.jsonl")] == ["hwu64", "ha_intents", "oos"]
     assert parse_frame(rows[0]["response"]) is not None
     assert Evidence.from_dict(rows[0]["evidence"]) == evidence(-0.1)
 

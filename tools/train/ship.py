@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ IN_MANIFEST = {
     ),
     "oos": ("auroc_verdict_mean_logprob", "none_rate_out_of_scope", "none_rate_in_domain"),
 }  # fmt: skip
+WIDTH = 120
 PLACE = {
     "pocket": "It is made for boards as small as a Raspberry Pi Zero 2: the package takes {size} MB. Its "
     "larger sibling `pocket-cloud` speaks the same format and stands by for what this one is unsure of.",
@@ -66,8 +68,8 @@ def begun(config: Mapping[str, Any]) -> str:
         return "No weights of other models went into it"
     return (
         f"It began as the trained `{config['grow_from']}`, grown to twice its widths and with more blocks, "
-        "which computes the same (Net2Net, Chen, Goodfellow and Shlens 2016); the tokens are those after that. No "
-        "other weights went into it"
+        "which computes the same (Net2Net: Chen, Goodfellow and Shlens 2016); the tokens are those after "
+        "that. No other weights went into it"
     )
 
 
@@ -86,7 +88,7 @@ def card_text(model: str, run: Path, measured: Measured, scheme: str) -> str:
             f"KL {f['kl_mean']:.1e} nats per token on average, {100 * f['top1_agreement']:.2f} % the same "
             "first choice."
         )
-    return CARD.read_text(encoding="utf-8").format(
+    card = CARD.read_text(encoding="utf-8").format(
         model=model,
         place=PLACE[model].format(size=size),
         figures="\n\n".join(
@@ -115,6 +117,17 @@ def card_text(model: str, run: Path, measured: Measured, scheme: str) -> str:
         begun=begun(config),
         held_out=config["validation_rows"],
         **{k: config["model"][k] for k in ("layers", "hidden", "heads", "kv_heads", "ffn")},
+    )
+    return "\n".join(_wrapped(line) for line in card.split("\n"))
+
+
+def _wrapped(line: str) -> str:
+    """The line in lines that fit a page; tables stay as they are."""
+    if len(line) <= WIDTH or line.startswith("|"):
+        return line
+    indent = "  " if line.startswith(("- ", "  ")) else ""
+    return textwrap.fill(
+        line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
 
 
