@@ -32,7 +32,7 @@ DEFAULT_CONTEXT = 2048
 
 MIN_SPEED = 10.0
 """A model whose bound is below this many tokens per second is not recommended. People read about 250 words a
-minute, some 5 tokens a second, and a processor is taken to reach half of its memory's peak bandwidth at best."""
+minute, some 5 tokens a second, and a processor is taken to reach half of the peak bandwidth at best."""
 
 TIGHT = 0.05
 """A model that leaves less than this share of the memory is told as tight and not recommended: the figures

@@ -55,9 +55,9 @@ SIZE = _Size()
 @click.option(
     "--min-speed",
     type=click.FloatRange(min=0),
-    default=5.0,
+    default=10.0,
     show_default=True,
-    help="Tokens per second that a model must be able to reach.",
+    help="Tokens per second that the memory must allow; expect half of it at best.",
 )
 @click.option("--all", "everything", is_flag=True, help="List every model, also those far from fitting.")
 @output.json_option
@@ -186,7 +186,7 @@ def _verdict(candidate: Candidate, installed: set[str], min_speed: float) -> str
     if candidate.verdict == "disk":
         return f"no: {_mib(-(candidate.spare_disk or 0)):,} of disk short"
     if candidate.verdict == "slow":
-        return f"no: below {min_speed:g} tokens/s"
+        return f"slow: below {min_speed:g} tokens/s"
     notes = [f"{candidate.verdict}, {_mib(candidate.spare_memory):,} left"]
     if entry.id in installed:
         notes.append("shipped" if entry.shipped else "installed")
@@ -220,9 +220,7 @@ def _advice(
         rest = f" What is shipped fits, for its own tasks: edge-runtime run --model {own[0]}" if own else ""
         return f"No chat model fits with room to spare. A shorter --context needs less memory.{rest}"
     speed = (
-        ""
-        if chosen.max_speed is None
-        else f" and that the memory is fast enough for ({min_speed:g} tokens/s)"
+        "" if chosen.max_speed is None else f" and whose bound on the speed is {min_speed:g} tokens/s or more"
     )
     why = f"Recommended: {chosen.entry.id} at {chosen.scheme}, the largest chat model that fits{speed}."
     if chosen.scheme == "int8" and 2 * chosen.memory <= resources.memory:
