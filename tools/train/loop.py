@@ -183,7 +183,10 @@ class Run:
         mean, since, self.begun_tokens = 0.0, 0, self.tokens
         sizes = [p.numel() for p in self.params]
         flat = torch.zeros(sum(sizes) + 3)
+        parent = os.getppid()
         while self.elapsed < total:
+            if os.getppid() != parent:  # killed: its workers must not go on writing where a new run resumes
+                raise SystemExit(f"{self.out}: the process that started this worker is gone")
             tokens, answers = next(source)
             loss = loss_of(self.model, tokens, answers, c.prompt_loss)
             loss.backward()
