@@ -268,7 +268,7 @@ def _sentence(url: str, error: BaseException, transport: Transport) -> str:
         return f"{url}: {what} within {seconds:g} s"
     if isinstance(error, aiohttp.ClientConnectorError):
         cause = error.os_error  # asyncio puts the address into strerror; resolvers have codes below 0
-        why = os.strerror(cause.errno) if (cause.errno or 0) > 0 else cause.strerror
+        why = os.strerror(cause.errno) if cause.errno is not None and cause.errno > 0 else cause.strerror
         return f"{url}: {error.host} cannot be reached ({why or _reason(error)})"
     return f"{url}: the connection broke ({_reason(error)})"
 

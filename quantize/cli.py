@@ -103,7 +103,7 @@ def command(
     """Make a model package at OUT from the checkpoint SRC.
 
     SRC is a Hugging Face checkpoint folder (config.json, safetensors, tokenizer.json), or a hub id such as
-    owner/name or owner/name@revision, which is fetched first (needs the extra 'hub').
+    owner/name or owner/name@revision, which is fetched first.
 
     The package appears whole or not at all: an interrupted run leaves nothing behind and is simply started
     again."""
