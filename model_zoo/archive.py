@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -36,6 +37,17 @@ __all__ = ["pack", "read_archive_manifest", "unpack", "unpack_cached", "verify_a
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _ENCRYPTED = 0x1
 """Bit of a zip member's flags (APPNOTE.TXT 4.4.4)."""
+
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    ValueError,
+    struct.error,
+)
+"""What `zipfile` raises for a damaged file, depending on which bytes are damaged."""
 
 _MARGIN = 1 << 20
 """Bytes of disk that unpacking leaves free."""
@@ -215,7 +227,7 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.Zip
                         f"{path}: {name} is listed in {MANIFEST_NAME} but is not there. Fetch it again"
                     )
             yield archive, members, manifest, raw
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except _UNREADABLE as error:
         raise PackageError(
             f"{path}: cannot be read as an .edge file: {error}. It is damaged or something else; "
             "fetch it again"
