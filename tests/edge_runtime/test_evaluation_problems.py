@@ -15,14 +15,17 @@ from hypothesis import strategies as st
 
 from edge_runtime.cli import evaluate
 from edge_runtime.errors import DataError
-from edge_runtime.evaluation import ask
-from edge_runtime.evaluation.catalogue import SUITES
+from edge_runtime.evaluation import ask, asker
+from edge_runtime.evaluation.catalogue import SUITES, report
 from edge_runtime.evaluation.problems import Problem
 from edge_runtime.evaluation.problems.grade import Number, parse_answer, parse_reference, well_formed
 from edge_runtime.evaluation.problems.rows import ProblemCase, read_problems
 from edge_runtime.evaluation.problems.suite import PROBLEM_TOKENS, MarkedProblem, summarise_problems
 from edge_runtime.evaluation.problems.testset import PROBLEMS_TEST
+from edge_runtime.model import LoadedModel
 from offload.types import Evidence, Token
+
+PACKAGE = Path(__file__).resolve().parents[2] / "model_zoo" / "packages" / "pocket"
 
 VECTORS = json.loads(
     (Path(__file__).resolve().parents[1] / "vectors" / "pocket" / "problems.json").read_text(encoding="utf-8")
@@ -286,3 +289,14 @@ def test_every_case_is_asked_once_and_progress_is_told() -> None:
     )
     assert [m.right for m in found] == [True] * 3
     assert len(steps) == 3
+
+
+@pytest.mark.skipif(
+    not (PACKAGE / "manifest.json").is_file(), reason="the package `pocket` is not in this checkout"
+)
+def test_the_shipped_package_is_asked_through_its_own_template() -> None:
+    with LoadedModel.open(PACKAGE, threads=1) as model:
+        cases = PROBLEMS_TEST.cases()[:6]
+        found = ask(cases, asker(model, PROBLEM_TOKENS), MarkedProblem)
+    assert all(m.evidence.n_scored for m in found)
+    assert report(SUITES["problems"], "pocket", found)["n"] == 6
