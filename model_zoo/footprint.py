@@ -34,10 +34,10 @@ _PAGE = 4096
 _SMALL_ALIGNMENT = 64
 _MIN_BLOCK = 16
 _GRAPH_BYTES = 3 << 10
-_GRAPH_BYTES_PER_LAYER = 4 << 10
+_GRAPH_BYTES_PER_LAYER = (4 << 10, 6 << 10)
 _OTHER_BYTES = 32 << 10
-"""The graph without weights, per layer and at all; licence, chat template and manifest together. Measured,
-and small beside the rest."""
+"""The graph without weights, per layer (without and with norms on the heads) and at all; licence, chat template
+and manifest together. Measured, and small beside the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def footprint(arch: Architecture, scheme: str, context: int, tokenizer_bytes: in
             size = -(-size // boundary) * boundary + nbytes
         unpacked += tensor.parts[0] if tensor.float16 else 0
         largest = max(largest, tensor.held)
-    graph = _GRAPH_BYTES + arch.layers * _GRAPH_BYTES_PER_LAYER
+    graph = _GRAPH_BYTES + arch.layers * _GRAPH_BYTES_PER_LAYER[arch.qk_norm]
     return Footprint(
         package_bytes=size + graph + tokenizer_bytes + _OTHER_BYTES,
         # float16 is computed in float32: both copies are there once the model is loaded

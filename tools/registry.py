@@ -141,10 +141,12 @@ def table(entries: tuple[RegistryEntry, ...]) -> Iterator[str]:
         note = "" if name == "int4" else f" ({name})"
         tokens = min(2048, entry.package_context)
         licence = entry.licence + (", gated" if entry.gated else "")
+        made = "" if entry.package_context == entry.context else f" ({entry.package_context:,})"
         full = "" if tokens == 2048 else f" ({tokens} tokens)"
         where = "shipped" if entry.shipped else fs.human_size(entry.checkpoint_bytes)
+        millions = f"{entry.parameters / 1e6:,.0f} M"
         yield (
-            f"| `{entry.id}` | {entry.parameters / 1e6:,.0f} M | {entry.context:,} | {licence} | {where} | "
+            f"| `{entry.id}` | {millions} | {entry.context:,}{made} | {licence} | {where} | "
             f"{fs.human_size(size.package_bytes)}{note} | {fs.human_size(size.memory.total(tokens))}"
             f"{full} | {entry.boards[0] if entry.boards else '—'} |"
         )
