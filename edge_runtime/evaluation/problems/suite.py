@@ -15,7 +15,7 @@ from offload.evaluate.metrics import Metric, mean_metric
 __all__ = ["PROBLEM_TOKENS", "MarkedProblem", "summarise_problems"]
 
 PROBLEM_TOKENS = 192
-"""The solutions of the test set have up to 70 tokens of the shipped tokenizer; another may need twice as many."""
+"""The longest solution has 69 tokens of the shipped tokenizer; another may need twice as many."""
 
 
 @dataclass(frozen=True)
