@@ -272,11 +272,11 @@ class DriftMonitor:
             self.answers,
             ks,
             shift,
-            f"the evidence has drifted since about answer {since} of {self.answers}: {name} is {moved} than "
-            f"when {owner if self.reference.calibration_id else 'the reference'} was made "
+            f"the evidence has drifted since about answer {since} of {self.answers}: {name} is "
+            f"{moved} than when {owner if self.reference.calibration_id else 'the reference'} was made "
             f"(Kolmogorov-Smirnov distance {ks:.2f}, population stability index {shift:.2f}, "
-            f"last {len(recent)} answers). Its probabilities may no longer hold: label recent queries and run "
-            "`edge-runtime calibrate` again",
+            f"last {len(recent)} answers). Its probabilities may no longer hold: label recent queries and "
+            "run `edge-runtime calibrate` again",
         )
 
 
