@@ -249,7 +249,7 @@ def selective(
     c, wrong = _rows(confidence, correct)
     sure = np.isfinite(c)
     order = np.argsort(-c[sure], kind="stable")
-    ordered, errors = c[sure][order], np.cumsum(wrong[sure][order])
+    ordered, errors = c[sure][order], np.cumsum(wrong[sure][order], dtype=np.int64)
     shares = _shares(delta, starts)
     first = rows_needed(alpha, shares[0])
     n = len(ordered)
@@ -303,7 +303,7 @@ def conformal(
     n = len(c)
     sure = np.isfinite(c)
     order = np.argsort(-c[sure], kind="stable")
-    ordered, errors = c[sure][order], np.cumsum(wrong[sure][order])
+    ordered, errors = c[sure][order], np.cumsum(wrong[sure][order], dtype=np.int64)
     if (n + 1) * alpha < 1:
         needed = math.ceil(1 / alpha - 1e-9) - 1
         return Certificate(

@@ -197,7 +197,10 @@ class Confidence:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the router decided, and by which rule and numbers."""
+    """What the router decided, and by which rule and numbers.
+
+    `endpoint` is who is asked; `fallback` marks an answer that is kept because nobody else can be asked.
+    """
 
     action: Action
     rule: str
@@ -205,6 +208,9 @@ class Decision:
     threshold: float | None = None
     expected_cost: float | None = None
     expected_latency_s: float | None = None
+    endpoint: str | None = None
+    fallback: bool = False
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,405 @@
+"""Budgets over rolling windows: never exceeded in any window, and spent on the hardest queries.
+
+Two halves:
+
+- the **limit**: a ledger of what was spent. An amount is allowed when it fits beside everything spent in the
+  window that ends now; since every window ends at some spending, no window of that length ever holds more.
+  Windows of time (`RollingAmount`: money, bytes, joules) and of queries (`RollingShare`: "at most 20 % of any
+  100 queries in a row").
+- the **pacing**: which gain an escalation must promise to be worth spending on now. It is the quantile of the
+  recent queries' gains at the share of queries that the budget can pay for, raised as the window fills up:
+  what is left then goes to the hardest queries only, so they are not starved late in a window.
+
+Knows: amounts, times, gains. Does not know: what is bought (`offload.router` decides, the caller reserves).
+Times are seconds of a clock that outlives the process (Unix time); one that is set back counts as standing
+still.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from offload.errors import PolicyError
+from offload.policy import Remaining, Target, Unit
+
+__all__ = ["AMOUNTS", "Budgets", "Limit", "Pacer", "Reservation", "RollingAmount", "RollingShare"]
+
+AMOUNTS: Mapping[Unit, str] = {"cost": "money", "bytes": "traffic", "joules": "energy"}
+
+BUCKETS = 256
+"""Entries that a ledger holds: spendings of the same 1/256 of a window share one."""
+
+RECENT = 256
+"""Queries that the pacing looks back on."""
+
+FIRST = 20
+"""Queries before which the pacing has nothing to look back on and lets the prior decide."""
+
+FULL = 1.25
+"""An unspent window lets this many times the sustainable share through."""
+
+RESERVE = 12.0
+"""Pacing tightens when less than 1/RESERVE of the limit is left, in proportion to what is."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Spendings of one bucket of time: they leave the window with the latest of them, so never too early."""
+
+    bucket: int
+    latest: float
+    amount: float
+
+
+class RollingAmount:
+    """At most `limit` within any `window_s` seconds: exact for every half-open window (t − window, t]."""
+
+    def __init__(self, limit: float, window_s: float) -> None:
+        if not 0 <= limit < math.inf or not 0 < window_s < math.inf:
+            raise PolicyError(
+                f"a budget of {limit!r} per {window_s!r} s: both are finite, the window above 0"
+            )
+        self.limit, self.window_s = limit, window_s
+        self._entries: deque[_Entry] = deque()
+        self._now = -math.inf
+
+    def spent(self, now: float) -> float:
+        """What was spent within the window that ends now."""
+        self._now = now = max(now, self._now)
+        while self._entries and self._entries[0].latest <= now - self.window_s:
+            self._entries.popleft()
+        return math.fsum(entry.amount for entry in self._entries)
+
+    def left(self, now: float) -> float:
+        """What may still be spent now."""
+        return max(0.0, self.limit - self.spent(now))
+
+    def fits(self, now: float, amount: float) -> bool:
+        """Whether an amount may be spent now.
+
+        The window's sum is compared, not what is left of it: no rounding lets an excess through.
+        """
+        spent = self.spent(now)
+        return not amount or math.fsum([spent, amount]) <= self.limit
+
+    def spend(self, now: float, amount: float) -> bool:
+        """Spend, if it fits; says whether it did.
+
+        Raises:
+            PolicyError: the amount is not a number from 0 on.
+        """
+        if not 0 <= amount < math.inf:
+            raise PolicyError(f"an amount of {amount!r} cannot be spent: it is a finite number from 0 on")
+        if not self.fits(now, amount):
+            return False
+        if amount:
+            bucket = self._bucket(self._now)
+            if self._entries and self._entries[-1].bucket == bucket:
+                amount = math.fsum([self._entries.pop().amount, amount])
+            self._entries.append(_Entry(bucket, self._now, amount))
+        return True
+
+    def settle(self, at: float, reserved: float, actual: float) -> None:
+        """What was spent as `reserved` at the time `at` turned out to be `actual`.
+
+        Less is given back; more is counted, although it may exceed the limit: it is spent. A caller who
+        reserves the most that a query can take never exceeds it.
+        """
+        for i, entry in enumerate(self._entries):
+            if entry.bucket == self._bucket(at):
+                amount = max(0.0, math.fsum([entry.amount, actual, -reserved]))
+                self._entries[i] = _Entry(entry.bucket, entry.latest, amount)
+                return
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data: what a restart must not forget."""
+        entries = [[entry.latest, entry.amount] for entry in self._entries]
+        return {"now": None if math.isinf(self._now) else self._now, "entries": entries}
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Take up what `to_dict` wrote; a damaged record is refused, since forgetting would overspend.
+
+        Raises:
+            PolicyError: the record is damaged.
+        """
+        try:
+            entries = [(float(at), float(amount)) for at, amount in data["entries"]]
+            now = -math.inf if data["now"] is None else float(data["now"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise PolicyError(f"the record of a budget's spendings is damaged: {error!r}") from error
+        times = [at for at, _ in entries]
+        sensible = all(math.isfinite(at) and 0 <= amount < math.inf for at, amount in entries)
+        if not sensible or times != sorted(times) or math.isnan(now):
+            raise PolicyError("the record of a budget's spendings is damaged: times or amounts make no sense")
+        self._entries = deque(_Entry(self._bucket(at), at, amount) for at, amount in entries)
+        self._now = max([now, *times])
+
+    def _bucket(self, at: float) -> int:
+        return math.floor(at / self.window_s * BUCKETS)
+
+
+class RollingShare:
+    """At most ⌊share · window⌋ escalations among any `window` queries in a row."""
+
+    def __init__(self, share: float, window: int) -> None:
+        if not 0 <= share <= 1 or window < 1:
+            raise PolicyError(
+                f"a share of {share!r} of any {window!r} queries: it is from 0 to 1, of 1 query or more"
+            )
+        self.limit = math.floor(share * window + 1e-9)
+        if share > 0 and self.limit == 0:
+            raise PolicyError(
+                f"escalated_share {share:g} of {window} queries is less than one query: nothing could ever "
+                f"be escalated. Widen the window to {math.ceil(1 / share - 1e-9)} queries or more"
+            )
+        self.share, self.window = share, window
+        self._last: deque[bool] = deque(maxlen=max(1, window - 1))
+        self._count = 0
+
+    def left(self) -> int:
+        """Escalations that the window which ends with the next query still has room for."""
+        return self.limit - (self._count if self.window > 1 else 0)
+
+    def record(self, escalated: bool) -> None:
+        """Count one query. An escalation that does not fit is refused.
+
+        Raises:
+            PolicyError: it does not fit; `left` said so.
+        """
+        if escalated and self.left() < 1:
+            raise PolicyError(
+                f"{self.limit} of the last {self.window} queries were escalated: no more may be"
+            )
+        if len(self._last) == self._last.maxlen:
+            self._count -= self._last[0]
+        self._last.append(escalated)
+        self._count += escalated
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {"last": [int(x) for x in self._last]}
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Take up what `to_dict` wrote.
+
+        Raises:
+            PolicyError: the record is damaged.
+        """
+        last = data.get("last")
+        if not isinstance(last, list) or any(x not in (0, 1) for x in last):
+            raise PolicyError("the record of a budget's escalations is damaged")
+        self._last.clear()
+        self._last.extend(bool(x) for x in last[-(self._last.maxlen or 1) :])
+        self._count = sum(self._last)
+
+
+class Pacer:
+    """The gain that is worth spending on, from the gains of recent queries.
+
+    Args:
+        prior: gains to begin with, such as those of the calibration rows.
+    """
+
+    def __init__(self, prior: Sequence[float] = (), recent: int = RECENT) -> None:
+        self._recent: deque[float] = deque(maxlen=recent)
+        self._sorted: list[float] = []
+        for gain in prior:
+            self.observe(gain)
+
+    def observe(self, gain: float) -> None:
+        """Count a query: what escalating it would have gained (q − p). NaN is not counted."""
+        if not math.isfinite(gain):
+            return
+        if len(self._recent) == self._recent.maxlen:
+            del self._sorted[bisect_left(self._sorted, self._recent[0])]
+        self._recent.append(gain)
+        insort(self._sorted, gain)
+
+    def least_gain(self, share: float, level: float) -> float:
+        """The gain that about `share` of the recent queries reach, tightened as the window fills up.
+
+        Args:
+            share: of the queries that the budget can pay for in the long run; 1 or more: no pacing.
+            level: what is left of the limit, as a share of it.
+        """
+        if share >= 1 or not math.isfinite(share):
+            return -math.inf
+        let_through = share * min(FULL, RESERVE * level)
+        if len(self._sorted) < FIRST:
+            return 1.0 - let_through  # as if gains were spread evenly from 0 to 1
+        n = math.floor(let_through * len(self._sorted) + 1e-9)
+        return math.inf if n < 1 and level <= 0 else self._sorted[max(0, len(self._sorted) - max(1, n))]
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One budget of the configuration: `limit` of `unit` per window of seconds.
+
+    For the unit `queries`, `limit` is the escalated share and `window` a number of queries.
+    """
+
+    name: str
+    unit: Unit
+    limit: float
+    window: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What was taken from each budget at the time `at`, or the budget that `refused`."""
+
+    at: float
+    amounts: Mapping[str, float]
+    refused: str | None
+
+
+class Budgets:
+    """All budgets of a device. Several threads may use it.
+
+    The way of one query: `remaining` → `decide` → `reserve` or `passed`. Another thread may have spent what
+    was left meanwhile: `reserve` takes from all budgets or from none and says which one refused, and then the
+    decision has to be made again.
+    """
+
+    def __init__(self, limits: Sequence[Limit], *, prior_gains: Sequence[float] = ()) -> None:
+        self.limits = tuple(limits)
+        names = [limit.name for limit in self.limits]
+        if len(set(names)) != len(names):
+            raise PolicyError(f"two budgets have the same name: {', '.join(names)}")
+        self._shares = {x.name: RollingShare(x.limit, int(x.window)) for x in limits if x.unit == "queries"}
+        self._amounts = {x.name: RollingAmount(x.limit, x.window) for x in limits if x.unit != "queries"}
+        self._pacer = Pacer(prior_gains)
+        self._asked: deque[float] = deque(maxlen=RECENT)
+        self._demand: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def remaining(self, now: float) -> tuple[Remaining, ...]:
+        """What each budget allows now, with its pacing."""
+        with self._lock:
+            return tuple(self._remaining(limit, now) for limit in self.limits)
+
+    def observe(self, now: float, gain: float, demands: Mapping[Unit, float] | None = None) -> None:
+        """Count a query for the pacing, whatever is decided about it.
+
+        Args:
+            gain: q − p of escalating it.
+            demands: what escalating it would take of each unit.
+        """
+        with self._lock:
+            self._pacer.observe(gain)
+            self._asked.append(now)
+            for limit in self.limits:
+                demand = (demands or {}).get(limit.unit)
+                if demand is not None and limit.unit != "queries":
+                    old = self._demand.get(limit.name, demand)
+                    self._demand[limit.name] = old + 0.05 * (demand - old)
+
+    def passed(self) -> None:
+        """Count a query that is not escalated."""
+        with self._lock:
+            for share in self._shares.values():
+                share.record(False)
+
+    def reserve(self, now: float, target: Target) -> Reservation:
+        """Count a query that is escalated, and take what it takes from all budgets, or from none."""
+        with self._lock:
+            cloud = target.place == "cloud"
+            needs = {
+                limit.name: _needs(limit.unit, target)
+                for limit in self.limits
+                if limit.unit != "queries" and (cloud or limit.unit == "joules")
+            }
+            full = [name for name, share in self._shares.items() if cloud and share.left() < 1]
+            full += [name for name, need in needs.items() if not self._amounts[name].fits(now, need)]
+            if full:
+                return Reservation(now, {}, full[0])
+            for name, need in needs.items():
+                self._amounts[name].spend(now, need)
+            for share in self._shares.values():
+                share.record(cloud)
+            return Reservation(now, needs, None)
+
+    def settle(self, reservation: Reservation, actual: Mapping[Unit, float]) -> None:
+        """Correct a reservation by what was really taken of each unit; units that are not given stay."""
+        with self._lock:
+            for limit in self.limits:
+                if limit.name in reservation.amounts and limit.unit in actual:
+                    ledger, reserved = self._amounts[limit.name], reservation.amounts[limit.name]
+                    ledger.settle(reservation.at, reserved, actual[limit.unit])
+
+    def check(self, targets: Sequence[Target]) -> None:
+        """Refuse budgets that no target fits into.
+
+        Raises:
+            PolicyError: names the budget and the cheapest target.
+        """
+        for limit in self.limits:
+            if limit.unit == "queries" or not targets:
+                continue
+            cheapest = min(targets, key=lambda t: _needs(limit.unit, t))
+            need = _needs(limit.unit, cheapest)
+            if need > limit.limit:
+                raise PolicyError(
+                    f"budget '{limit.name}' of {limit.limit:g} is less than the {need:g} that one query to "
+                    f"'{cheapest.name}', the cheapest endpoint, can take: raise it, or lower max_tokens"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data: what a restart must not forget."""
+        with self._lock:
+            return {
+                "shares": {name: share.to_dict() for name, share in self._shares.items()},
+                "amounts": {name: amount.to_dict() for name, amount in self._amounts.items()},
+            }
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Take up what `to_dict` wrote; budgets that it does not have begin anew.
+
+        Raises:
+            PolicyError: a record is damaged.
+        """
+        with self._lock:
+            for name, kept in (("shares", self._shares), ("amounts", self._amounts)):
+                records = data.get(name, {})
+                if not isinstance(records, Mapping):
+                    raise PolicyError(f"the record of the budgets is damaged: '{name}' is no object")
+                budgets: Mapping[str, RollingShare | RollingAmount] = kept
+                for key, budget in budgets.items():
+                    if key in records:
+                        budget.restore(records[key])
+
+    def _remaining(self, limit: Limit, now: float) -> Remaining:
+        if limit.unit == "queries":
+            counted = self._shares[limit.name]
+            level = counted.left() / counted.limit if counted.limit else 0.0
+            least = self._pacer.least_gain(counted.share, level)
+            return Remaining(limit.name, "queries", float(counted.left()), float(counted.limit), least)
+        ledger = self._amounts[limit.name]
+        left = ledger.left(now)
+        share = self._affordable(limit, now)
+        least = self._pacer.least_gain(share, left / limit.limit if limit.limit else 0.0)
+        return Remaining(limit.name, limit.unit, left, limit.limit, least)
+
+    def _affordable(self, limit: Limit, now: float) -> float:
+        """The share of queries that the limit pays for, at their recent rate and mean demand."""
+        demand = self._demand.get(limit.name, 0.0)
+        if demand <= 0 or len(self._asked) < 2:
+            return 1.0
+        span = max(now - self._asked[0], 1e-9)
+        per_window = len(self._asked) / span * limit.window
+        # Fewer queries than one window's worth have been seen: what came so far is the least that is certain.
+        expected = max(per_window if span >= limit.window / 24 else 0.0, float(len(self._asked)))
+        return limit.limit / (expected * demand)
+
+
+def _needs(unit: Unit, target: Target) -> float:
+    return {"queries": 1.0, "cost": target.cost, "bytes": target.sent_bytes, "joules": target.energy_j}[unit]
