@@ -23,6 +23,7 @@ FRAMES = json.loads((VECTORS / "frames.json").read_text(encoding="utf-8"))
 PROMPTS = json.loads((VECTORS / "prompts.json").read_text(encoding="utf-8"))
 TEMPLATES = [ROOT / "tools" / "train" / "chat_template.jinja"]
 PACKAGE = ROOT / "model_zoo" / "packages" / "pocket"
+CLOUD = ROOT / "model_zoo" / "packages" / "pocket-cloud"
 
 
 def read(text: str) -> Frame:
@@ -89,6 +90,14 @@ def test_the_shipped_package_renders_and_encodes_the_documented_prompts() -> Non
         ids = tokenizer.encode(prompt, add_special_tokens=False).ids
         assert ids == vector["ids"]
         assert tokenizer.decode(ids, skip_special_tokens=False) == prompt
+
+
+@pytest.mark.skipif(
+    not (CLOUD / "manifest.json").is_file(), reason="the package `pocket-cloud` is not in this checkout"
+)
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja"])
+def test_both_shipped_models_speak_one_format(name: str) -> None:
+    assert (CLOUD / name).read_bytes() == (PACKAGE / name).read_bytes()
 
 
 def test_an_unknown_dialect_is_refused_by_name() -> None:

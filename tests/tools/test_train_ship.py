@@ -7,6 +7,7 @@ from typing import Any
 import click
 import pytest
 
+from edge_runtime.evaluation.problems.testset import PROBLEMS_TEST
 from tools.train import page, ship
 
 IDS = [{"name": "a", "messages": [], "prompt": "<s><|problem|><|say|>1+1?<|answer|>"}]
@@ -53,9 +54,14 @@ def scheme(
 
 FIDELITY = {"kl_mean": 1e-4, "kl_p99": 2e-3, "top1_agreement": 0.9987, "perplexity_ratio": 1.001}
 MEASURED: dict[str, Any] = {
-    "pocket": {"model": "pocket", "schemes": {"fp32": scheme(0.61), "int8": scheme(0.6, 0.89, FIDELITY)}},
+    "pocket": {
+        "model": "pocket",
+        "problems_sha256": PROBLEMS_TEST.sha256,
+        "schemes": {"fp32": scheme(0.61), "int8": scheme(0.6, 0.89, FIDELITY)},
+    },
     "pocket-cloud": {
         "model": "pocket-cloud",
+        "problems_sha256": PROBLEMS_TEST.sha256,
         "schemes": {"fp32": scheme(0.9), "int8": scheme(0.88, None, FIDELITY)},
     },
 }
@@ -143,13 +149,22 @@ def test_token_ids_of_the_vectors_are_written_by_the_shipped_tokenizer(tmp_path:
     assert Tokenizer.from_file(str(file)).decode(row["ids"], skip_special_tokens=False) == IDS[0]["prompt"]
 
 
-def test_measured_models_and_their_shipped_schemes_are_found(tmp_path: Path) -> None:
+def test_measured_models_are_found_and_outdated_figures_refused(tmp_path: Path) -> None:
     with pytest.raises(click.ClickException, match=r"has no MODEL/measured\.json"):
         ship.read_measured(tmp_path)
     for name, value in MEASURED.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "measured.json").write_text(json.dumps(value))
     assert ship.read_measured(tmp_path) == MEASURED
+    old = {**MEASURED["pocket"], "problems_sha256": "0" * 64}
+    (tmp_path / "pocket" / "measured.json").write_text(json.dumps(old))
+    with pytest.raises(
+        click.ClickException, match="figures of pocket are of another test set of word problems"
+    ):
+        ship.read_measured(tmp_path)
+
+
+def test_the_scheme_of_a_package_is_read_from_it(tmp_path: Path) -> None:
     (tmp_path / "packages" / "pocket").mkdir(parents=True)
     manifest = {"quantization": {"scheme": "fp32"}}
     (tmp_path / "packages" / "pocket" / "manifest.json").write_text(json.dumps(manifest))

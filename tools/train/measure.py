@@ -18,6 +18,7 @@ from edge_runtime.evaluation import FrameCase, ask
 from edge_runtime.evaluation.catalogue import SUITES
 from edge_runtime.evaluation.problems import generate
 from edge_runtime.evaluation.problems.rows import to_case as to_problem
+from edge_runtime.evaluation.problems.testset import PROBLEMS_TEST
 from edge_runtime.evaluation.rows import to_case
 from edge_runtime.model import LoadedModel
 from tools.answers import AnswerBook, identity_of
@@ -181,7 +182,7 @@ def measure(
         for scheme, package in packages.items()
     }
     rows = held_out_tokens(packages["fp32"], held, min(limit or FIDELITY_ROWS, FIDELITY_ROWS))
-    value: dict[str, Any] = {"model": model, "schemes": {}}
+    value: dict[str, Any] = {"model": model, "problems_sha256": PROBLEMS_TEST.sha256, "schemes": {}}
     for scheme, package in packages.items():
         with AnswerBook.of(package, answers, threads) as book:
             suites = measure_package(book, asked, step=lambda: bar(1))

@@ -178,7 +178,7 @@ def figures_text(measured: Measured, shipped: Mapping[str, str]) -> str:
             "tokens alone; shipped packages):",
             auroc_table(measured, packages),
             "### None of its business",
-            "Asked without task and dialect:",
+            "Asked without task and dialect (percent; AUROC from 0 to 1):",
             oos_table(measured, chosen),
             "### What quantization changed",
             "Over prompts and right answers of held-out rows:",

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from edge_runtime.evaluation.problems.testset import PROBLEMS_TEST
+
 from . import page
 from .page import Measured
 
@@ -170,7 +172,7 @@ def read_measured(folder: Path) -> dict[str, Any]:
     """What was measured, by model: `FOLDER/MODEL/measured.json`.
 
     Raises:
-        click.ClickException: nothing was.
+        click.ClickException: nothing was, or on word problems that are no longer the test set.
     """
     found = {
         path.parent.name: json.loads(path.read_text(encoding="utf-8"))
