@@ -36,8 +36,8 @@ _MIN_BLOCK = 16
 _GRAPH_BYTES = 3 << 10
 _GRAPH_BYTES_PER_LAYER = (4 << 10, 6 << 10)
 _OTHER_BYTES = 32 << 10
-"""The graph without weights, per layer (without and with norms on the heads) and at all; licence, chat template
-and manifest together. Measured, and small beside the rest."""
+"""The graph without weights, per layer (without and with norms on the heads) and at all; licence, chat
+template and manifest together. Measured, and small beside the rest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,8 @@ def _fetch(url: str, most: int) -> bytes | None:
     try:
         with build_opener(_NoDowngrade).open(request, timeout=_TIMEOUT_S) as answer:
             content: bytes = answer.read(most)
+            if len(content) < most and answer.length:  # `read` says nothing of what did not come
+                raise URLError(f"the answer was cut off: {answer.length} bytes are missing")
             return content
     except HTTPError as error:
         error.close()
