@@ -182,6 +182,11 @@ def read_measured(folder: Path) -> dict[str, Any]:
         raise click.ClickException(
             f"{folder} has no MODEL/measured.json: run `python -m tools.train measure`"
         )
+    for name, value in found.items():
+        if value["problems_sha256"] != PROBLEMS_TEST.sha256:
+            raise click.ClickException(
+                f"{folder}: the figures of {name} are of another test set of word problems: run measure again"
+            )
     return found
 
 
