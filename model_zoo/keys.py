@@ -25,7 +25,7 @@ from model_zoo.errors import KeyFileError, StoreError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-__all__ = ["KIND", "PrivateKey", "PublicKey", "read_public_keys"]
+__all__ = ["KIND", "PrivateKey", "PublicKey", "name_problem", "read_public_keys"]
 
 KIND = "edge-ed25519"
 """First word of a public key's line."""
@@ -71,10 +71,9 @@ class PublicKey:
             raise KeyFileError(f"{where}: {encoded[:60]!r} is not base64: {error}") from error
         if len(raw) != _RAW_BYTES:
             raise KeyFileError(f"{where}: the key has {len(raw)} bytes but an Ed25519 key has {_RAW_BYTES}")
-        if len(name) > _MAX_NAME or not name.isprintable():
-            raise KeyFileError(
-                f"{where}: the name after the key must be printable and {_MAX_NAME} characters at most"
-            )
+        problem = name_problem(name)
+        if problem is not None:
+            raise KeyFileError(f"{where}: {problem}")
         return cls(raw, name)
 
     def verify(self, signature: bytes, message: bytes) -> bool:
@@ -178,6 +177,13 @@ class PrivateKey:
     def sign(self, message: bytes) -> bytes:
         """The signature over exactly `message`, 64 bytes."""
         return self._key.sign(message)
+
+
+def name_problem(name: str) -> str | None:
+    """Why `name` cannot be that of a key's owner; `None` when it can."""
+    if len(name) <= _MAX_NAME and name.isprintable() and name == name.strip():
+        return None
+    return f"the name of a key's owner is one line of printable text, {_MAX_NAME} characters at most"
 
 
 def read_public_keys(folder: Path) -> dict[str, PublicKey]:

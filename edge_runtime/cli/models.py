@@ -1,21 +1,28 @@
-"""`edge-runtime models`: look after the packages on this device: list, remove, pack; the group of the others.
+"""`edge-runtime models`: look after the packages on this device: remove, pack, and the group of the others.
 
-Knows: how packages are shown. Does not know: their format (`model_zoo` does).
+Does not know: the format of packages (`model_zoo` does).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 import model_zoo
-from edge_runtime.cli import models_recommend, models_show, models_verify, output
+from edge_runtime.cli import (
+    models_list,
+    models_prune,
+    models_recommend,
+    models_show,
+    models_sign,
+    models_verify,
+    output,
+)
 from edge_runtime.cli.models_common import byte_progress, complete_name
 from model_zoo import files as fs
 
-__all__ = ["command", "list_command", "pack", "rm"]
+__all__ = ["command", "pack", "rm"]
 
 
 @click.group(name="models")
@@ -26,35 +33,6 @@ def command() -> None:
     package folder or an .edge file works as well. The models folder is edge-runtime/models in the XDG data
     folder, or the one that EDGE_MODELS_DIR names.
     """
-
-
-@command.command(name="list")
-@output.json_option
-def list_command(as_json: bool) -> None:
-    """List the packages: name, size, scheme, licence, engine."""
-    entries = model_zoo.list_packages()
-    if as_json:
-        output.emit_json([_entry_json(entry) for entry in entries])
-        return
-    if not entries:
-        click.echo(f"No packages in {model_zoo.models_dir()}. Make one with: edge-runtime quantize SRC OUT")
-        return
-    columns = ("name", "size", "scheme", "context", "licence", "engine", "where")
-    rows: list[tuple[object, ...]] = []
-    for entry in entries:
-        where = "shipped" if entry.shipped else "installed"
-        if entry.manifest is None:
-            rows.append((entry.name, None, None, None, None, None, f"{where}, unreadable"))
-            continue
-        m = entry.manifest
-        size = fs.human_size(m.size_bytes)
-        rows.append(
-            (entry.name, size, m.quantization.scheme, m.context_length, m.licence.id, m.engine, where)
-        )
-    output.print_table(columns, rows)
-    for entry in entries:
-        if entry.problem is not None:
-            output.status(entry.problem)
 
 
 @command.command()
@@ -96,24 +74,11 @@ def pack(name: str, out: Path, overwrite: bool, as_json: bool) -> None:
         click.echo(f"{path}: {fs.human_size(size)}, SHA-256 {sha256}")
 
 
-def _entry_json(entry: model_zoo.Entry) -> dict[str, Any]:
-    manifest = entry.manifest
-    common = {"name": entry.name, "path": str(entry.path), "shipped": entry.shipped, "problem": entry.problem}
-    if manifest is None:
-        return common
-    return {
-        **common,
-        "id": manifest.id,
-        "revision": manifest.revision,
-        "size": manifest.size_bytes,
-        "scheme": manifest.quantization.scheme,
-        "context_length": manifest.context_length,
-        "licence": manifest.licence.id,
-        "engine": manifest.engine,
-    }
-
-
 # Subcommands with a module of their own.
+command.add_command(models_list.command)
+command.add_command(models_prune.command)
 command.add_command(models_recommend.command)
 command.add_command(models_show.show)
+command.add_command(models_sign.sign)
+command.add_command(models_sign.trust)
 command.add_command(models_verify.verify)

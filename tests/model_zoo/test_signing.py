@@ -514,7 +514,7 @@ def test_a_public_key_survives_its_line(raw: bytes, name: str) -> None:
         ("-----BEGIN PRIVATE KEY-----\nMC4C", "but this is a private key, which must stay secret"),
         ("edge-ed25519 !!!!", "'!!!!' is not base64"),
         ("edge-ed25519 AAAA me", "the key has 3 bytes but an Ed25519 key has 32"),
-        (f"edge-ed25519 {base64.b64encode(PUBLIC).decode()} a\x1b[2Jb", "must be printable"),
+        (f"edge-ed25519 {base64.b64encode(PUBLIC).decode()} a\x1b[2Jb", "is one line of printable text"),
     ],
 )
 def test_a_line_that_is_no_public_key_is_said(line: str, problem: str) -> None:
