@@ -51,6 +51,10 @@ PROBLEMS = (
 )
 
 
+RAW = "The log-probability is the raw mean over the tokens of an answer, in nats: nearer to 0 is surer."
+CALIBRATED = "P(correct) is calibrated on held-out rows: of answers given 0.9, about nine in ten are right."
+
+
 def messages(said: Said) -> list[dict[str, str]]:
     """The conversation that the model is given; docs/pocket-format.md has the format."""
     context = [{"role": "system", "content": f"area: {said.area}"}] if said.area else []
@@ -65,29 +69,32 @@ def show(runtime: Runtime, utterances: Iterable[Said], problems: Iterable[Asked]
         f"[bold]{info.model_id}[/bold]: {size}{info.threads} threads, "
         f"loaded in {1000 * runtime.model.load_s:.0f} ms\n"
     )
-    speeds = [_utterance(runtime, said, console) for said in utterances]
+    answers = [_utterance(runtime, said, console) for said in utterances]
     asked = list(problems)
     right = 0
     for problem in asked:
-        answer = runtime.answer([{"role": "user", "content": problem.text}])
-        speeds.append(answer.timings["tokens_per_s"])
-        right += _problem(problem, answer, console)
+        answers.append(runtime.answer([{"role": "user", "content": problem.text}]))
+        right += _problem(problem, answers[-1], console)
+    if asked:
+        console.print(
+            f"Word problems: {right} of {len(asked)} right. Nobody told the model which was which task."
+        )
+    calibrated = any(a.confidence is not None and a.confidence.p_correct is not None for a in answers)
+    speed = statistics.median(answer.timings["tokens_per_s"] for answer in answers)
     console.print(
-        f"Word problems: {right} of {len(asked)} right. Nobody told the model which was which task.\n"
-        "The log-probability is the raw mean over the tokens of an answer, in nats: nearer to 0 is surer.\n"
-        f"Median speed: {statistics.median(speeds):,.0f} tokens/s, evidence included.",
+        f"{CALIBRATED if calibrated else RAW}\nMedian speed: {speed:,.0f} tokens/s, evidence included.",
         soft_wrap=True,
     )
 
 
-def _utterance(runtime: Runtime, said: Said, console: Console) -> float:
-    """Answer one utterance; tokens per second."""
+def _utterance(runtime: Runtime, said: Said, console: Console) -> Answer:
+    """Answer one utterance and print it."""
     where = f"  [dim](in the {said.area})[/dim]" if said.area else ""
     console.print(f"  [cyan]said  [/cyan] {escape(said.text)}{where}", soft_wrap=True)
     answer = runtime.answer(messages(said))
     console.print(f"  [green]frame [/green] {escape(answer.text)}", soft_wrap=True)
     console.print(f"         [dim]{escape(status_line(answer))}[/dim]\n", soft_wrap=True)
-    return answer.timings["tokens_per_s"]
+    return answer
 
 
 def _problem(problem: Asked, answer: Answer, console: Console) -> bool:
