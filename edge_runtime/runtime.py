@@ -21,18 +21,23 @@ from edge_runtime.errors import ChatTemplateError, SamplingError
 from edge_runtime.generate import Chunk, timings_of, usage_of
 from edge_runtime.grammar import Grammar
 from edge_runtime.model import LoadedModel
+from edge_runtime.probing import ModelProber
 from edge_runtime.sampling import SamplingParams
 from edge_runtime.tokens import Overflow
 from edge_runtime.trust import signature_policy
 from model_zoo import Package
 from offload.calibration import Calibration
-from offload.confidence import score
+from offload.confidence import not_whole, score
+from offload.probes import with_probes
 from offload.types import Answer, Decision, Message, Query
 
 __all__ = ["AnswerStream", "Asked", "Runtime"]
 
 Asked = Query | str | Sequence[Message | Mapping[str, Any]]
 """A query, the text of one user message, or a conversation."""
+
+PROBE_TOKENS = 64
+"""Tokens that an answer which is asked for again may have at least."""
 
 _SAMPLING = tuple(f.name for f in fields(SamplingParams))
 _GRAMMARS = ("json_schema", "regex", "lark")
@@ -198,10 +203,7 @@ class Runtime:
             if (value := self._setting("model", name)) is not None
         }
         sampling = SamplingParams.from_mapping({**model.sampling_defaults(), **configured, **asked})
-        messages, keep = list(query.messages), 0
-        system = self._setting("model", "system")
-        if system and all(message.role != "system" for message in messages):
-            messages.insert(0, Message("system", system))
+        messages, keep = self._messages(query), 0
         if params.get("raw"):
             text = "\n".join(message.content for message in query.messages)
             prompt = model.tokenizer.encode(text, add_special_tokens=True)
@@ -219,6 +221,14 @@ class Runtime:
             sampling = SamplingParams(**changed)
         return _Plan(prompt, sampling, _grammar(params), params.get("speculative") or False, overflow, keep)
 
+    def _messages(self, query: Query) -> list[Message]:
+        """The conversation, with the configured system message where it has none of its own."""
+        messages = list(query.messages)
+        system = self._setting("model", "system")
+        if system and all(message.role != "system" for message in messages):
+            messages.insert(0, Message("system", system))
+        return messages
+
     def _kept(self, messages: Sequence[Message], prompt: Sequence[int]) -> int:
         """Tokens of the system messages at the head of the prompt, which a sliding window keeps."""
         system = [message for message in messages if message.role == "system"]
@@ -235,6 +245,10 @@ class Runtime:
 
     def _finished(self, query: Query, text: str, last: Chunk, ttft_s: float, total_s: float) -> Answer:
         evidence = last.evidence
+        if self.calibration is not None and self.calibration.probes and not_whole(evidence) is None:
+            again = ModelProber(self.model, max(PROBE_TOKENS, 2 * evidence.n))
+            turns = [{"role": turn.role, "content": turn.content} for turn in self._messages(query)]
+            evidence = with_probes(evidence, self.calibration.probes, again, turns, text)
         return Answer(
             id=query.id,
             text=text,
