@@ -10,13 +10,9 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from model_zoo.errors import ModelZooError
+from model_zoo.errors import UnknownBoardError
 
-__all__ = ["BOARDS", "Board", "UnknownBoardError", "board_named", "usual_memory"]
-
-
-class UnknownBoardError(ModelZooError):
-    """No board of that name."""
+__all__ = ["BOARDS", "Board", "board_named", "usual_memory"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ ModelZooError
 ├── DownloadError           an address does not give what it should (out of reach, refused, other bytes)
 │   └── HubError            the hub does not give a checkpoint (gated, missing, offline)
 ├── PullError               a model cannot be pulled here (too little disk or memory, no converter)
-└── StoreError              the models folder cannot be written (read-only, full, name taken)
+├── StoreError              the models folder cannot be written (read-only, full, name taken)
+└── UnknownBoardError       no board of that name to recommend models for
 """
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "RegistryError",
     "SignatureError",
     "StoreError",
+    "UnknownBoardError",
 ]
 
 
@@ -91,3 +93,7 @@ class PullError(ModelZooError):
 
 class StoreError(ModelZooError):
     """A package cannot be written: read-only folder, no space, name taken."""
+
+
+class UnknownBoardError(ModelZooError):
+    """No board of that name to recommend models for."""
