@@ -75,6 +75,9 @@ _BOARDS = (
 _AT_PAGESZ = 6
 """Key of the page size in the auxiliary vector (getauxval(3))."""
 
+_MOST_CPUS = 8192
+"""The most that Linux is built for; a range of a damaged file does not become a large set."""
+
 _NO_LIMIT = 1 << 60
 """Control groups of version 1 write "no limit" as a number near the largest there is."""
 
@@ -239,7 +242,8 @@ def _ranges(text: str) -> set[int]:
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
         if first.isdigit():
-            found |= set(range(int(first), int(last if last.isdigit() else first) + 1))
+            end = min(int(last if last.isdigit() else first), _MOST_CPUS)
+            found |= set(range(int(first), end + 1))
     return found
 
 
@@ -291,10 +295,12 @@ def _groups(root: Path) -> Iterator[tuple[int, int]]:
             limit, used = _number(group / limit_name), _number(group / used_name)
             if limit is None or limit >= _NO_LIMIT:
                 continue
-            stat = re.search(
-                r"^(?:total_)?inactive_file (\d+)", _text(group / "memory.stat") or "", re.MULTILINE
+            stat = _text(group / "memory.stat") or ""
+            # Version 1 counts the groups below in `usage`, and what they could give up under `total_`.
+            cached = re.search(r"^total_inactive_file (\d+)", stat, re.MULTILINE) or re.search(
+                r"^inactive_file (\d+)", stat, re.MULTILINE
             )
-            yield limit, limit - (used or 0) + (int(stat.group(1)) if stat else 0)
+            yield limit, limit - (used or 0) + (int(cached.group(1)) if cached else 0)
 
 
 # --- files --------------------------------------------------------------------------------------------------
