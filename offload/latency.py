@@ -61,7 +61,7 @@ class Spread:
             self.ratios.append(observed / expected)
 
     def quantile(self, level: float) -> float:
-        """The ratio that a share `level` of answers stays within; `CAUTION` at least while few have been seen.
+        """The ratio that a share `level` of answers stay in; `CAUTION` at least while few have been seen.
 
         The ⌈level (n + 1)⌉-th smallest of n, so that it is a conformal bound for the next answer.
         """
