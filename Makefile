@@ -49,6 +49,7 @@ bench: $(VENV)/.installed
 
 docs: $(VENV)/.test-extra
 	$(BIN)/python -m tools.render_docs
+	$(BIN)/python -m tools.registry
 
 clean:
 	rm -rf $(VENV) $(VENV_ALL) $(VENV_OPTIMUM) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

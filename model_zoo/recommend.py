@@ -34,9 +34,9 @@ MIN_SPEED = 10.0
 """A model whose bound is below this many tokens per second is not recommended. People read about 250 words a
 minute, some 5 tokens a second, and a processor is taken to reach half of the peak bandwidth at best."""
 
-TIGHT = 0.05
-"""A model that leaves less than this share of the memory is told as tight and not recommended: the figures
-are estimates, and so is what else will run."""
+TIGHT = 0.1
+"""A model that leaves less than this share of the memory is told as tight and not recommended: the sum is an
+estimate (measured peaks are within a tenth of it, `docs/zoo.md`), and so is what else will run."""
 
 _ROOMY = 2
 """An 8-bit package is preferred where it needs no more than one part in so many of the memory."""

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from model_zoo import ModelNotFoundError, RegistryError, SignatureError
 from model_zoo.boards import BOARDS
+from model_zoo.footprint import parameters
 from model_zoo.keys import PrivateKey
 from model_zoo.recommend import suited_boards
 from model_zoo.registry import Registry, load_registries, shipped_registry
-from model_zoo.registry_file import RegistryEntry, parse_registry
+from model_zoo.registry_file import _ARCHITECTURE, _MODEL, _SCHEME, RegistryEntry, parse_registry
 from model_zoo.signing import SignaturePolicy, make_signature, signature_path
 from tools import registry as writer
 
@@ -511,3 +512,18 @@ def test_a_server_that_nobody_runs_is_told_in_words(tmp_path: Path) -> None:
         RegistryError, match=r"127\.0\.0\.1:1/r\.toml: the registry cannot be fetched: Connection"
     ):
         load_registries(["http://127.0.0.1:1/r.toml"], cache=tmp_path)
+
+
+# --- the documentation ---
+
+
+def test_the_registry_that_the_documentation_shows_is_one() -> None:
+    page = writer.PAGE.read_text(encoding="utf-8")
+    shown = next(block for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if "[[model]]" in block)
+    (entry,) = parse_registry(shown.encode(), "docs/zoo.md")[1]
+    assert entry.architecture is not None
+    assert parameters(entry.architecture) == entry.parameters
+    fields = re.search(r"\| field \| meaning \|\n(.*?)\n\n", page, re.DOTALL)
+    assert fields is not None
+    told = set(re.findall(r"`([a-z0-9_]+)[`.]", fields.group(1)))
+    assert told >= {*_MODEL, *_SCHEME, *_ARCHITECTURE} - {"shipped"}, "a field is not in docs/zoo.md"
