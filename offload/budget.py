@@ -44,8 +44,11 @@ FIRST = 20
 FULL = 1.25
 """An unspent window lets this many times the sustainable share through."""
 
-RESERVE = 12.0
-"""Pacing tightens when less than 1/RESERVE of the limit is left, in proportion to what is."""
+RESERVE = 6.0
+"""Pacing tightens when less than FULL/RESERVE of the limit is left, in proportion to what is.
+
+Less spends more of the budget, more keeps more for the hardest queries: see the table in `docs/router.md`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
