@@ -89,7 +89,7 @@ def prune(
     models, cache = models or store.models_dir(), cache or store.cache_dir()
     removed: list[Leftover] = []
     kept: list[Kept] = []
-    for folder in (models, cache):
+    for folder in (models, models / store.DOWNLOADS, cache):
         removed += _stale_partials(folder, dry_run)
     for path in _children(models / store.DOWNLOADS):
         _settle(_Candidate(path, "download"), removed, kept, dry_run)
