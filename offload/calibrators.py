@@ -216,11 +216,12 @@ def _finite(calibrator: Calibrator) -> Calibrator:
             raise ValueError("knots and values must be as many, and knots increase")
         if (np.diff(values) < 0).any() or values.min() <= 0 or values.max() >= 1:
             raise ValueError("values must not decrease, and lie between 0 and 1")
-    if isinstance(calibrator, Logistic) and (
-        len({len(v) for v in flat if v.size != 1 or len(calibrator.weights) == 1}) != 1
-        or min(calibrator.scale) <= 0
-    ):
-        raise ValueError("weights, mean, scale, low and high must be as many, and scales above 0")
+    if isinstance(calibrator, Logistic):
+        c = calibrator
+        if not c.weights or len({len(v) for v in (c.weights, c.mean, c.scale, c.low, c.high)}) != 1:
+            raise ValueError("weights, mean, scale, low and high must be as many")
+        if min(c.scale) <= 0:
+            raise ValueError("a scale is not above 0")
     return calibrator
 
 
