@@ -57,7 +57,7 @@ class Context:
 def message_bytes(message: Message) -> int:
     """Bytes of a message in the JSON of a request, UTF-8 and the comma between messages included."""
     row = {"role": message.role, "content": message.content}
-    return len(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()) + 1
+    return len(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")) + 1
 
 
 def turns_of(messages: Sequence[Message]) -> list[list[Message]]:
