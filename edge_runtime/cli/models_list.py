@@ -41,7 +41,7 @@ def command(available: bool, as_json: bool) -> None:
             f"No packages in {model_zoo.models_dir()}. What can be had: edge-runtime models list --available"
         )
         return
-    columns = ("name", "size", "scheme", "context", "licence", "engine", "where", "last use")
+    columns = ("name", "size", "scheme", "licence", "engine", "where", "last use")
     output.print_table(columns, [_row(entry) for entry in entries])
     for entry in entries:
         if entry.problem is not None:
@@ -51,13 +51,12 @@ def command(available: bool, as_json: bool) -> None:
 def _row(entry: model_zoo.Entry, clock: Callable[[], float] = time.time) -> tuple[object, ...]:
     where = "shipped" if entry.shipped else "installed"
     if entry.manifest is None:
-        return (entry.name, None, None, None, None, None, f"{where}, unreadable", None)
+        return (entry.name, None, None, None, None, f"{where}, unreadable", None)
     m, used = entry.manifest, model_zoo.last_used(entry.path)
     return (
         entry.name,
         fs.human_size(m.size_bytes),
         m.quantization.scheme,
-        f"{m.context_length:,}",
         m.licence.id,
         m.engine,
         where,

@@ -46,15 +46,14 @@ def test_list_shows_one_line_per_package(tiny: Path, tmp_path: Path, make: Make)
         "name",
         "size",
         "scheme",
-        "context",
         "licence",
         "engine",
         "where",
         "last",
         "use",
     ]
-    assert pocket.split() == ["pocket", "5.0", "KiB", "int4", "512", "Apache-2.0", "onnx", "shipped", "-"]
-    assert line.split() == ["tiny-1m", "5.0", "KiB", "int4", "512", "Apache-2.0", "onnx", "installed", "-"]
+    assert pocket.split() == ["pocket", "5.0", "KiB", "int4", "Apache-2.0", "onnx", "shipped", "-"]
+    assert line.split() == ["tiny-1m", "5.0", "KiB", "int4", "Apache-2.0", "onnx", "installed", "-"]
 
 
 def test_list_tells_the_last_use_of_shipped_and_installed_packages(
