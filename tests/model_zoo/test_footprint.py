@@ -1,5 +1,6 @@
 """Sizes from the architecture alone are those that the exporter plans and that the shipped packages have."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -10,12 +11,12 @@ from model_zoo.registry import RegistryEntry, shipped_registry
 from model_zoo.store import shipped_dir
 from quantize.architectures import describe
 from quantize.checkpoint import Checkpoint
-from quantize.export import _context_length, _memory
+from quantize.export import _context_length, _memory, quantize_checkpoint
 from quantize.graph import build_graph
 from quantize.schemes import SCHEMES as EXPORTER_SCHEMES
 from quantize.schemes import Codes, Floats
 from quantize.weights import WeightPlan
-from tools.make_checkpoint import PRESETS
+from tools.make_checkpoint import PRESETS, make_checkpoint
 
 ENTRIES = shipped_registry().entries()
 ON_THE_HUB = [entry for entry in ENTRIES if entry.repository is not None]
@@ -133,3 +134,27 @@ def test_a_shipped_package_has_the_size_and_memory_of_its_entry_and_of_the_sums(
     assert computed.memory == manifest.memory
     assert computed.package_bytes == pytest.approx(manifest.size_bytes, rel=0.02)
     assert parameters(entry.architecture) == manifest.parameters
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int8", "fp16"])
+def test_a_package_that_is_made_has_the_size_that_was_foretold(tmp_path: Path, scheme: str) -> None:
+    values = PRESETS["tiny"]
+    make_checkpoint(tmp_path / "checkpoint", values)
+    manifest = quantize_checkpoint(
+        tmp_path / "checkpoint", tmp_path / "package", scheme=EXPORTER_SCHEMES[scheme]
+    )
+    arch = Architecture(
+        name="LlamaForCausalLM",
+        vocab=values["vocab_size"],
+        hidden=values["hidden_size"],
+        layers=values["num_hidden_layers"],
+        heads=values["num_attention_heads"],
+        kv_heads=values["num_key_value_heads"],
+        head_dim=values["hidden_size"] // values["num_attention_heads"],
+        ffn=values["intermediate_size"],
+        tied=values["tie_word_embeddings"],
+    )
+    tokenizer = manifest.files["tokenizer.json"].size
+    foretold = footprint(arch, scheme, manifest.context_length, tokenizer)
+    assert foretold.memory == manifest.memory
+    assert 0 < foretold.package_bytes - manifest.size_bytes < 50_000
