@@ -29,6 +29,7 @@ from model_zoo.download import Progress, Wanted, download
 from model_zoo.errors import DownloadError, HubError, StoreError
 from model_zoo.http import Http, Transport, TransportError, get_bytes, is_local
 from model_zoo.manifest import check_member_name
+from model_zoo.partial import PARTIAL_SUFFIX
 
 __all__ = [
     "DEFAULT_ENDPOINT",
@@ -174,9 +175,15 @@ class Hub:
         return _parsed(body, name, place)
 
     def missing_bytes(self, info: ModelInfo, files: Iterable[HubFile]) -> int:
-        """Bytes of `files` that are not in the cache yet."""
-        blobs = self._storage(info.id) / "blobs"
-        return sum(file.size for file in files if not (blobs / file.blob).exists())
+        """Bytes of `files` that are not in the cache yet, what arrived of them counted as there."""
+        storage = self._storage(info.id)
+        found = 0
+        for file in files:
+            blob = storage / "blobs" / file.blob
+            if not blob.exists() and not (storage / "snapshots" / info.commit / file.name).exists():
+                partial = blob.with_name(blob.name + PARTIAL_SUFFIX)
+                found += max(0, file.size - (partial.stat().st_size if partial.exists() else 0))
+        return found
 
     def fetch(self, info: ModelInfo, files: Iterable[HubFile], *, progress: Progress | None = None) -> Path:
         """Bring files of a commit into the cache; returns the folder of its snapshot.

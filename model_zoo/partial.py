@@ -20,7 +20,7 @@ from types import TracebackType
 from model_zoo.errors import StoreError
 from model_zoo.files import CHUNK, fsync_folder, human_size
 
-__all__ = ["NOTE_SUFFIX", "PARTIAL_SUFFIX", "PartialFile"]
+__all__ = ["NOTE_SUFFIX", "PARTIAL_SUFFIX", "PartialFile", "try_lock"]
 
 PARTIAL_SUFFIX = ".edge-runtime-partial"
 NOTE_SUFFIX = PARTIAL_SUFFIX + ".json"
@@ -63,7 +63,7 @@ class PartialFile:
             target.parent.mkdir(parents=True, exist_ok=True)
             while not target.exists():
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-                if _lock(descriptor) and _still_at(path, descriptor) and not target.exists():
+                if try_lock(descriptor) and _still_at(path, descriptor) and not target.exists():
                     return cls(target, url, descriptor)
                 os.close(descriptor)  # held by another process, or renamed by it a moment ago
                 await sleep(_POLL_S)
@@ -150,7 +150,11 @@ def _beside(target: Path, suffix: str) -> Path:
     return target.with_name(target.name + suffix)
 
 
-def _lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file or folder against other processes; false when one of them holds it.
+
+    The kernel drops the lock when the descriptor is closed, however its process ends.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

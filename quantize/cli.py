@@ -167,8 +167,9 @@ def _source(source: str) -> tuple[Path, str | None, str | None]:
     with progress(f"fetching {source}") as advance:
         seen: dict[str, int] = {}
 
-        def show(file: str, done: int, total: int) -> None:
-            advance((done - seen.get(file, 0)) / 2**20, total=total / 2**20, label=f"{file} (MiB)")
+        def show(file: str, done: int, total: int | None) -> None:
+            mib = None if total is None else total / 2**20
+            advance((done - seen.get(file, 0)) / 2**20, total=mib, label=f"{file} (MiB)")
             seen[file] = done
 
         folder = fetch(source, progress=show)

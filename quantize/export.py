@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +27,7 @@ from quantize.methods import METHODS
 from quantize.schemes import Quantizer, Scheme
 from quantize.weights import Progress, WeightPlan
 
-__all__ = ["DEFAULT_CONTEXT_LENGTH", "Progress", "quantize_checkpoint", "scheme_quantizer"]
+__all__ = ["DEFAULT_CONTEXT_LENGTH", "Progress", "plan_package", "quantize_checkpoint", "scheme_quantizer"]
 
 DEFAULT_CONTEXT_LENGTH = 32768
 """Longest context that is exported unless a longer one is asked for: rotary tables take space per token, and
@@ -146,6 +146,22 @@ def quantize_checkpoint(
             )
 
 
+def plan_package(
+    config: Mapping[str, Any], scheme: Scheme, context_length: int | None = None
+) -> tuple[int, Memory]:
+    """Size of graph and weights in bytes, and the memory needed, from config.json alone.
+
+    Raises:
+        CheckpointError, UnsupportedArchitectureError, SchemeError: as `quantize_checkpoint`.
+    """
+    model = describe(config, lambda tensor: tensor.startswith("model."))
+    _check_shapes(model, "config.json")
+    length = _context_length(model, context_length)
+    plan = WeightPlan(None, scheme_quantizer(scheme))
+    graph = build_graph(model, plan, scheme, context_length=length, topk=1)
+    return plan.size + graph.ByteSize(), _memory(model, plan)
+
+
 def scheme_quantizer(scheme: Scheme) -> Quantizer:
     """The scheme's own method, as the writer of weights wants it."""
     method = METHODS[scheme.method]
@@ -168,17 +184,21 @@ def exporter_version() -> str:
 def _check(model: ModelDescription, checkpoint: Checkpoint) -> None:
     for tensor, shape in model.tensors().items():
         checkpoint.expect(tensor, shape)
+    _check_shapes(model, str(checkpoint.folder))
+
+
+def _check_shapes(model: ModelDescription, where: str) -> None:
     for layer in model.layers:
         if layer.attention.head_dim % 16:
             raise UnsupportedArchitectureError(
-                f"{checkpoint.folder}: heads of {layer.attention.head_dim} channels are not supported; "
+                f"{where}: heads of {layer.attention.head_dim} channels are not supported; "
                 "the attention operator needs a multiple of 16. "
                 "It may work through optimum: edge-runtime quantize --exporter optimum"
             )
     for rope in model.ropes.values():
         if rope.half_dim % 8:
             raise UnsupportedArchitectureError(
-                f"{checkpoint.folder}: rotating {2 * rope.half_dim} channels of a head is not supported; "
+                f"{where}: rotating {2 * rope.half_dim} channels of a head is not supported; "
                 "the attention operator needs a multiple of 16. "
                 "It may work through optimum: edge-runtime quantize --exporter optimum"
             )

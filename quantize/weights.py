@@ -102,11 +102,14 @@ class _Sink:
 
 
 class WeightPlan:
-    """Reserves tensors of an external data file named `location` and later fills them from `checkpoint`."""
+    """Reserves tensors of an external data file named `location` and later fills them from `checkpoint`.
+
+    A plan without a checkpoint (`None`) knows sizes alone and cannot be written.
+    """
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: Checkpoint | None,
         quantizer: Quantizer,
         location: str = "model.onnx.data",
         slice_bytes: int = DEFAULT_SLICE_BYTES,
@@ -123,8 +126,14 @@ class WeightPlan:
         """What was decided differently from what was asked for, for people to read."""
         self.step = ""
         """What the next reservations belong to; shown by the progress bar."""
-        self._checkpoint, self._quantizer, self._slice_bytes = checkpoint, quantizer, slice_bytes
+        self._given, self._quantizer, self._slice_bytes = checkpoint, quantizer, slice_bytes
         self._jobs: list[_Job] = []
+
+    @property
+    def _checkpoint(self) -> Checkpoint:
+        if self._given is None:
+            raise ValueError("this plan knows sizes alone: it was made without a checkpoint")
+        return self._given
 
     # --- reserving --------------------------------------------------------------------------------
 

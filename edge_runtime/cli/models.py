@@ -13,6 +13,7 @@ import model_zoo
 from edge_runtime.cli import (
     models_list,
     models_prune,
+    models_pull,
     models_recommend,
     models_show,
     models_sign,
@@ -77,6 +78,7 @@ def pack(name: str, out: Path, overwrite: bool, as_json: bool) -> None:
 # Subcommands with a module of their own.
 command.add_command(models_list.command)
 command.add_command(models_prune.command)
+command.add_command(models_pull.command)
 command.add_command(models_recommend.command)
 command.add_command(models_show.show)
 command.add_command(models_sign.sign)

@@ -26,6 +26,7 @@ __all__ = [
     "CONFIG_KEY",
     "EXIT_MEANINGS",
     "ExitCode",
+    "Transfers",
     "close_broken_stdout",
     "config_path",
     "current_config",
@@ -40,6 +41,7 @@ __all__ = [
     "status",
     "stderr_is_terminal",
     "stdout_is_terminal",
+    "transfers",
     "wants_json",
 ]
 
@@ -224,6 +226,58 @@ def print_table(
     widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
     for line in [list(columns), *cells]:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+class Transfers:
+    """What `transfers` yields: a bar of bytes per label, and sentences above the bars."""
+
+    def __init__(self, bars: Any | None) -> None:
+        self._bars = bars
+        self._tasks: dict[str, Any] = {}
+
+    def update(self, label: str, done: int, total: int | None) -> None:
+        """Set the bar of a label; it is drawn when it is first named."""
+        if self._bars is None:
+            return
+        if label not in self._tasks:
+            self._tasks[label] = self._bars.add_task(label, total=total)
+        self._bars.update(self._tasks[label], completed=done, total=total)
+
+    def say(self, text: str) -> None:
+        """A dim line on stderr."""
+        if self._bars is None:
+            status(text)
+        else:
+            from rich.text import Text
+
+            self._bars.console.print(Text(text, style="dim"))
+
+
+@contextmanager
+def transfers() -> Iterator[Transfers]:
+    """Bars for several files at once, in bytes, on stderr when a person reads it."""
+    if not stderr_is_terminal():
+        yield Transfers(None)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        yield Transfers(bars)
 
 
 @contextmanager
