@@ -191,7 +191,7 @@ def test_the_installations_registry_holds_the_models_people_want() -> None:
 def test_every_entry_of_it_is_pinned_licensed_and_suits_some_board() -> None:
     for entry in shipped_registry().entries():
         assert entry.shipped or entry.pinned, entry.id
-        assert entry.gated == (entry.licence in ("Llama-3.2", "Gemma")), entry.id
+        assert entry.gated == (entry.licence in ("llama3.2", "gemma")), entry.id
         assert not entry.gated or entry.licence_url, entry.id
         assert entry.summary, entry.id
         assert entry.boards == suited_boards(entry), entry.id
