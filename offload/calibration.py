@@ -111,7 +111,7 @@ class Entry:
         """
         if not isinstance(data, dict):
             raise ValueError("an entry is not an object")  # noqa: TRY004 - a wrong file, not a wrong call
-        missing = {"kind", "signals", "method", "parameters", "n", "n_correct"} - set(data)
+        missing = {"kind", "signals", "method", "parameters", "n", "n_correct", "figures"} - set(data)
         if missing:
             raise ValueError(f"an entry has no '{min(missing)}'")
         kind, signals, method = str(data["kind"]), tuple(map(str, data["signals"])), str(data["method"])
@@ -131,8 +131,7 @@ class Entry:
             inputs = max(len(signals), int(calibrator.feature.max()) + 1)
         if inputs != len(signals):
             raise ValueError(f"entry '{kind}': {len(signals)} signals for a calibrator of {inputs}")
-        figures = data.get("figures", {})
-        return cls(kind, signals, calibrator, int(data["n"]), int(data["n_correct"]), dict(figures))
+        return cls(kind, signals, calibrator, int(data["n"]), int(data["n_correct"]), dict(data["figures"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,10 +274,10 @@ class Calibration:
         kinds = [entry.kind for entry in found.entries]
         if not kinds or len(set(kinds)) != len(kinds):
             raise CalibrationError(f"{where}: needs one entry per kind, but has {kinds}. {AGAIN}")
-        if data.get("id") != found.id:
+        if raw != (found.to_json() if isinstance(raw, str) else found.to_json().encode()):
             raise CalibrationError(
-                f"{where}: was changed after it was written: its content gives the id {found.id} but it says "
-                f"{data.get('id')!r}. {AGAIN}"
+                f"{where}: was changed after it was written: its content gives the id {found.id} and it says "
+                f"{data.get('id')!r}, or it is not laid out as calibrations are written. {AGAIN}"
             )
         return found
 

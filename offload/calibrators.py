@@ -141,7 +141,7 @@ class Logistic(Calibrator):
         return _sigmoid((inside - self.mean) / self.scale @ np.asarray(self.weights) + self.intercept)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Trees(Calibrator):
     """σ of a sum of regression trees (gradient boosting, Friedman 2001), as arrays over all their nodes.
 
@@ -169,6 +169,12 @@ class Trees(Calibrator):
             low = flat[row + self.feature[at]] <= self.threshold[at]
             at = np.where(low, self.left[at], self.right[at])
         return _sigmoid(self.start + self.value[at].sum(axis=1))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Trees) and self.parameters() == other.parameters()
+
+    def __hash__(self) -> int:
+        return hash((self.start, self.depth, len(self.value)))
 
     @classmethod
     def from_parameters(cls, p: Mapping[str, Any]) -> Trees:

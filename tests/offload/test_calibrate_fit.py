@@ -129,6 +129,7 @@ def test_trees_apply_as_scikit_learn_fitted_them(monkeypatch: pytest.MonkeyPatch
     np.testing.assert_allclose(fitted(fresh), kept[0].predict_proba(fresh)[:, 1], atol=1e-6)
     again = CALIBRATORS["gbdt"](json.loads(json.dumps(fitted.parameters())))
     np.testing.assert_array_equal(again(fresh), fitted(fresh))
+    assert (again, hash(again)) == (fitted, hash(fitted))
 
 
 def test_without_scikit_learn_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
