@@ -153,6 +153,8 @@ def template() -> str:
 def _example(key: Key) -> object:
     if key.default is not None:
         return key.default
+    if key.choices:
+        return key.choices[0]
     empty: dict[type, object] = {str: "", list: [], bool: False}
     return empty.get(key.type, key.type(key.minimum or 0))
 

@@ -67,6 +67,22 @@ def _engine(name: str, kind: type, doc: str, unset: str, minimum: float | None =
     return Key(name, kind, None, doc, unset=unset, minimum=minimum, variable=f"EDGE_ENGINE_{name.upper()}")
 
 
+def _share(name: str, doc: str, unset: str) -> Key:
+    return Key(name, float, None, doc, unset=unset, minimum=0, maximum=1)
+
+
+def _weight(name: str, doc: str) -> Key:
+    return Key(name, float, 0.0, doc, minimum=0, maximum=1e9)
+
+
+def _amount(name: str, doc: str) -> Key:
+    return Key(name, float, None, doc, unset="no limit", minimum=0, maximum=1e12)
+
+
+def _hours(name: str) -> Key:
+    return Key(name, float, 24.0, "Length of that window in hours.", minimum=1 / 60, maximum=24 * 366)
+
+
 SCHEMA: tuple[Section, ...] = (
     Section(
         "runtime",
@@ -210,6 +226,115 @@ SCHEMA: tuple[Section, ...] = (
                 maximum=10,
                 flags=_both("repetition_penalty"),
             ),
+        ),
+    ),
+    Section(
+        "router",
+        "When an answer is kept, and when it is handed on ([router.md](router.md)).",
+        (
+            Key(
+                "objective",
+                str,
+                "budget",
+                "`budget`: the best answers that `[budget]` allows. `quality`: the fewest escalations that "
+                "keep `accuracy`. `guarantee`: keep only what `certificate` promises.",
+                choices=("budget", "quality", "guarantee"),
+            ),
+            _share(
+                "threshold", "Keep an answer from this confidence on.", "what asking somebody else is worth"
+            ),
+            _share("accuracy", "Share of right answers that the objective `quality` keeps.", "must be given"),
+            Key(
+                "certificate",
+                str,
+                None,
+                "File that `edge-runtime certify` wrote. The objective `guarantee` needs one.",
+                unset="none",
+            ),
+            _weight("cost_weight", "Probability of a right answer that one unit of money is worth."),
+            _weight("latency_weight", "Probability of a right answer that a second is worth."),
+            _weight("energy_weight", "Probability of a right answer that a joule is worth."),
+            Key(
+                "uncalibrated",
+                str,
+                "escalate",
+                "What is done with an answer whose confidence is not known.",
+                choices=("escalate", "keep"),
+            ),
+            Key(
+                "otherwise",
+                str,
+                None,
+                "What is done with an answer that should be escalated when nobody can be asked.",
+                unset="`refuse` under the objective `guarantee`, else `keep`",
+                choices=("keep", "refuse"),
+            ),
+            Key("queue", bool, True, "An escalation that only lacks a network waits for it."),
+            Key("max_queue", int, 1000, "Queries that may wait.", minimum=0),
+            Key(
+                "skip_below",
+                float,
+                0.05,
+                "The device does not try a query that it has less than this chance with.",
+                minimum=0,
+                maximum=1,
+            ),
+            Key("early_stop", bool, True, "Stop an answer as soon as it cannot be kept any more."),
+            Key(
+                "max_temperature_c",
+                float,
+                None,
+                "Hotter than this the device does not try while another can answer.",
+                unset="no limit",
+                minimum=0,
+                maximum=150,
+            ),
+            Key(
+                "min_battery",
+                float,
+                0.0,
+                "Below this share of charge, off the charger, the device does not try while another can answer.",
+                minimum=0,
+                maximum=1,
+            ),
+            Key("metered", bool, True, "Escalate over a metered network."),
+            Key(
+                "prefer",
+                str,
+                "auto",
+                "`device`: never hand on. `cloud`: always, where it is allowed.",
+                choices=("auto", "device", "cloud"),
+            ),
+            Key(
+                "context",
+                str,
+                "auto",
+                "What of a conversation is sent along: all of it, the last turns, a summary, or what the "
+                "query and the budget ask for.",
+                choices=("auto", "all", "last", "summary"),
+            ),
+            Key("context_turns", int, 4, "Earlier turns that are sent at most.", minimum=0, maximum=1000),
+        ),
+    ),
+    Section(
+        "budget",
+        "What escalating may take, over windows that roll with the clock: no window ever holds more.",
+        (
+            _share("escalated_share", "Share of queries that may be escalated.", "no limit"),
+            Key(
+                "escalated_window",
+                int,
+                100,
+                "Queries in a row that `escalated_share` is held for.",
+                minimum=1,
+                maximum=1_000_000,
+            ),
+            _amount("cost", "Money per `cost_window_h`, in the currency of the endpoints' prices."),
+            _hours("cost_window_h"),
+            _amount("traffic_mb", "Megabytes (10⁶ bytes) per `traffic_window_h`."),
+            _hours("traffic_window_h"),
+            _amount("energy_wh", "Watt-hours per `energy_window_h`."),
+            _hours("energy_window_h"),
         ),
     ),
 )

@@ -50,7 +50,7 @@ def test_an_engine_variable_wins_over_the_file() -> None:
     ("text", "expected"),
     [
         ("[modle]\n", "c.toml: unknown section 'modle'. Did you mean [model]?"),
-        ("[zzz]\n", "c.toml: unknown section 'zzz'. Known: [runtime], [model]."),
+        ("[zzz]\n", "c.toml: unknown section 'zzz'. Known: [runtime], [model], [router], [budget]."),
         (
             "[model]\ntemprature = 1\n",
             "c.toml: unknown key 'temprature' in [model]. Did you mean temperature?",
