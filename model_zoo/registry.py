@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from model_zoo.errors import ModelNotFoundError, RegistryError
 from model_zoo.registry_file import MAX_REGISTRY_BYTES, RegistryEntry, Signed, parse_registry
@@ -46,8 +45,6 @@ __all__ = [
 
 REFRESH_S = 24 * 3600.0
 """A fetched registry that is younger than this is used without asking its server again, seconds."""
-
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +156,7 @@ def load_registries(
     for location in locations:
         check = functools.partial(_checked, location, policy)
         if "://" in location:
-            from model_zoo.registry_cache import RegistryCache  # HTTP takes 150 ms to import on a small board
+            from model_zoo.registry_cache import RegistryCache  # with HTTP, which takes its time to import
 
             kept = RegistryCache(cache or registry_cache_dir(), fetch, refresh_s, now)
             read.append(kept.get(location, check, notices))
@@ -225,8 +222,11 @@ def _read(path: Path) -> Signed:
 
 
 def _in_the_clear(location: str) -> bool:
-    parts = urlsplit(location) if "://" in location else None
-    return parts is not None and parts.scheme != "https" and parts.hostname not in _LOOPBACK
+    if "://" not in location or location.startswith("https://"):
+        return False
+    from model_zoo.http import is_local
+
+    return not is_local(location)
 
 
 def _check_names(sources: Sequence[Source]) -> None:

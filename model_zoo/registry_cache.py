@@ -1,25 +1,23 @@
 """Registries at web addresses: fetched, checked, kept on disk for when there is no network.
 
-Knows: HTTP as far as a small file needs it, and the cache's files. Does not know: what a registry says.
+Knows: the cache's files. Does not know: what a registry says, or HTTP (`http.py`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from typing import TypeVar
 
 from model_zoo import files as fs
-from model_zoo.errors import RegistryError
+from model_zoo.errors import DownloadError, RegistryError
+from model_zoo.http import Http, Transport, get_bytes
 from model_zoo.registry_file import MAX_REGISTRY_BYTES, Signed
 from model_zoo.signing import MAX_SIGNATURE_BYTES
 
@@ -29,9 +27,10 @@ T = TypeVar("T")
 
 Fetch = Callable[[str, int], "bytes | None"]
 """(address, most bytes) → content, `None` where the server says that there is nothing (404, 410); raises
-`OSError` when it cannot be asked."""
+`DownloadError` when it cannot be had."""
 
-_TIMEOUT_S = 15.0
+_IMPATIENT = Transport(connect_s=10, stall_s=15, attempts=2)
+"""A person waits, and a kept copy does as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +51,15 @@ class RegistryCache:
             return check(kept)
         fetch = self.fetch or _fetch
         try:
-            content = fetch(url, MAX_REGISTRY_BYTES + 1)
-            signature = fetch(url + ".sig", MAX_SIGNATURE_BYTES + 1)
-        except OSError as error:
+            content = fetch(url, MAX_REGISTRY_BYTES)
+            signature = fetch(url + ".sig", MAX_SIGNATURE_BYTES)
+        except DownloadError as error:
             if kept is None:
                 raise RegistryError(
-                    f"{url}: the registry cannot be fetched: {_reason(error)}; "
-                    "look at the address and the network, or take it out of [model] registries"
+                    f"{error}. No copy of this registry is kept: look at the address and the network, or "
+                    "take it out of [model] registries"
                 ) from error
-            notices.append(f"{url}: cannot be fetched ({_reason(error)}); a copy {_days(age)} old is used")
+            notices.append(f"{error}. A copy of the registry {_days(age)} old is used")
             return check(kept)
         if content is None:
             raise RegistryError(f"{url}: the server has no such registry; look at the address")
@@ -96,41 +95,17 @@ class RegistryCache:
             partial.unlink(missing_ok=True)
 
 
-class _NoDowngrade(HTTPRedirectHandler):
-    """Follows redirects, but not from an encrypted address to one that is not."""
-
-    def redirect_request(
-        self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> Request | None:
-        """What to ask next."""
-        if urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme != "https":
-            raise URLError("it redirects from https to an unencrypted address")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
 def _fetch(url: str, most: int) -> bytes | None:
-    """Get an address with the standard library, which knows the proxies of the environment."""
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise URLError("only http and https addresses can be fetched")
-    request = Request(url, headers={"User-Agent": "edge-runtime"})
+    async def get() -> bytes:
+        async with Http(_IMPATIENT) as http:
+            return (await get_bytes(http, url, limit=most))[0]
+
     try:
-        with build_opener(_NoDowngrade).open(request, timeout=_TIMEOUT_S) as answer:
-            content: bytes = answer.read(most)
-            if len(content) < most and answer.length:  # `read` says nothing of what did not come
-                raise URLError(f"the answer was cut off: {answer.length} bytes are missing")
-            return content
-    except HTTPError as error:
-        error.close()
-        if error.code in (404, 410):
+        return asyncio.run(get())
+    except DownloadError as error:
+        if error.status in (404, 410):
             return None
-        raise URLError(f"the server answers {error.code}") from error
-    except HTTPException as error:  # cut off in the middle
-        raise URLError(f"the answer is broken: {error!r}") from error
-
-
-def _reason(error: OSError) -> str:
-    reason = error.reason if isinstance(error, URLError) else error
-    return str(getattr(reason, "strerror", None) or reason)
+        raise
 
 
 def _days(seconds: float) -> str:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from model_zoo import ModelNotFoundError, RegistryError, SignatureError
 from model_zoo.boards import BOARDS
+from model_zoo.errors import DownloadError
 from model_zoo.footprint import parameters
 from model_zoo.keys import PrivateKey
 from model_zoo.recommend import suited_boards
@@ -364,9 +365,10 @@ class Web:
     def fetch(self, url: str, most: int) -> bytes | None:
         self.asked.append(url)
         if self.down:
-            raise OSError(101, "Network is unreachable")
+            raise DownloadError(f"{url}: models.example cannot be reached (Network is unreachable)")
         page = self.pages.get(url)
-        return None if page is None else page[:most]
+        assert page is None or len(page) <= most
+        return page
 
 
 @pytest.fixture
@@ -402,14 +404,13 @@ def test_without_a_network_the_kept_copy_is_used_and_its_age_told(
     web.down = True
     found = load(10 * 86400.0)
     assert found.resolve("acme/helper").id == "helper:1b"
-    assert f"{URL}: cannot be fetched (Network is unreachable); a copy 10 days old is used" in found.notices
+    (said,) = [notice for notice in found.notices if notice.startswith(URL)]
+    assert said.endswith("(Network is unreachable). A copy of the registry 10 days old is used")
 
 
 def test_without_network_and_copy_the_address_is_named(web: Web, load: Callable[..., Registry]) -> None:
     web.down = True
-    with pytest.raises(
-        RegistryError, match="registry cannot be fetched: Network is unreachable; look at the"
-    ):
+    with pytest.raises(RegistryError, match=r"\(Network is unreachable\)\. No copy of this registry is kept"):
         load()
 
 
@@ -497,8 +498,8 @@ def test_a_registry_comes_over_http_with_redirects(tmp_path: Path, server: str, 
     ("page", "said"),
     [
         ("none.toml", "the server has no such registry"),
-        ("busy.toml", "the server answers 503"),
-        ("broken.toml", r"the answer was cut off: \d+ bytes are missing"),
+        ("busy.toml", "the server says 503 Service Unavailable. No copy of this registry is kept"),
+        ("broken.toml", "the connection broke"),
     ],
 )
 def test_a_server_that_fails_is_told_in_words(tmp_path: Path, server: str, page: str, said: str) -> None:
@@ -508,9 +509,7 @@ def test_a_server_that_fails_is_told_in_words(tmp_path: Path, server: str, page:
 
 
 def test_a_server_that_nobody_runs_is_told_in_words(tmp_path: Path) -> None:
-    with pytest.raises(
-        RegistryError, match=r"127\.0\.0\.1:1/r\.toml: the registry cannot be fetched: Connection"
-    ):
+    with pytest.raises(RegistryError, match=r"127\.0\.0\.1 cannot be reached \(Connection refused\)"):
         load_registries(["http://127.0.0.1:1/r.toml"], cache=tmp_path)
 
 
