@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from model_zoo import files as fs
-from model_zoo.errors import DownloadError, RegistryError
+from model_zoo.errors import DownloadError, RegistryError, SignatureError
 from model_zoo.http import Http, Transport, get_bytes
 from model_zoo.registry_file import MAX_REGISTRY_BYTES, Signed
 from model_zoo.signing import MAX_SIGNATURE_BYTES
@@ -48,7 +49,9 @@ class RegistryCache:
         path = self.folder / (hashlib.sha256(url.encode()).hexdigest()[:32] + ".json")
         kept, age = self._kept(path)
         if kept is not None and 0 <= age < self.refresh_s:
-            return check(kept)
+            # What the policy refuses may have been signed meanwhile.
+            with contextlib.suppress(SignatureError, RegistryError):
+                return check(kept)
         fetch = self.fetch or _fetch
         try:
             content = fetch(url, MAX_REGISTRY_BYTES)

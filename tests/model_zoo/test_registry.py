@@ -445,6 +445,16 @@ def test_a_kept_copy_keeps_its_signature(web: Web, load: Callable[..., Registry]
     assert len(web.asked) == 2
 
 
+def test_a_kept_copy_that_is_refused_is_asked_for_again(web: Web, load: Callable[..., Registry]) -> None:
+    key = PrivateKey.generate("Acme")
+    policy = SignaturePolicy("required", {key.public.id: key.public})
+    load(0.0)
+    with pytest.raises(SignatureError, match="allows only what a trusted key signed"):
+        load(10.0, policy=policy)
+    web.pages[URL + ".sig"] = make_signature(web.pages[URL], key)
+    assert load(20.0, policy=policy).resolve("acme/helper").signed_by == "Acme"
+
+
 def test_an_unencrypted_address_needs_a_trusted_signature(web: Web, load: Callable[..., Registry]) -> None:
     url = URL.replace("https", "http")
     web.pages[url] = registry()
