@@ -141,10 +141,18 @@ def lock_folder(path: Path) -> int | None:
 
 @contextlib.contextmanager
 def locked(lock_file: Path) -> Iterator[None]:
-    """Hold the exclusive lock of `lock_file` (created if need be) against other processes; waits for it."""
+    """Hold the exclusive lock of `lock_file` (created if need be) against other processes; waits for it.
+
+    File systems that cannot lock go without: renames are atomic there as well, so that a package is still
+    seen whole or not at all.
+    """
     descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         yield
     finally:
         os.close(descriptor)

@@ -10,9 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edge_runtime.cli import cli
-from model_zoo import PrivateKey, open_package, sign_package
+from model_zoo import PrivateKey, list_packages, open_package, remove, sign_package
 
 Make = Callable[..., Path]
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def models_verb(*args: str) -> Result:
@@ -229,8 +231,19 @@ def test_verify_all_looks_at_every_package_and_lists_the_damaged(
     result = models_verb("verify", "--all")
     assert result.exit_code == 4
     assert "tiny-1m: whole" in result.stdout
-    assert "2 of 3 packages do not pass:\n  a: model.onnx: is listed" in result.stderr
+    assert "2 of 3 do not pass:\n  a: model.onnx: is listed" in result.stderr
     assert "\n  b: extra: lies in" in result.stderr
+
+
+def test_verify_all_passes_over_what_was_removed_meanwhile(
+    models: Path, tiny: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(models / "going")
+    entries = list_packages()
+    remove("going")
+    monkeypatch.setattr("model_zoo.list_packages", lambda: entries)
+    (result,) = json.loads(printed("verify", "--all", "--json"))
+    assert (result["name"], result["ok"]) == ("tiny-1m", True)
 
 
 def test_verify_wants_names_or_all(tiny: Path) -> None:
@@ -324,11 +337,21 @@ def test_a_package_is_signed_with_a_new_key_that_another_user_then_trusts(tiny: 
     assert "Those who trust it once" in printed("sign", "tiny:1m", "--key", str(key))
 
 
-def test_a_registry_file_is_signed_as_well(tmp_path: Path, models: Path) -> None:
+def test_a_registry_file_is_signed_and_verified_as_well(tmp_path: Path, models: Path) -> None:
     registry = tmp_path / "acme.toml"
+    registry.write_bytes((ROOT / "model_zoo" / "registry.toml").read_bytes())
+    assert "registry 'edge-runtime'; not signed)" in printed("verify", str(registry))
+    printed("sign", str(registry), "--key", str(tmp_path / "my.pem"), "--new-key", "--owner", "Ann")
+    printed("trust", str(tmp_path / "my.pem.pub"))
+    assert "registry 'edge-runtime'; signed by Ann (key " in printed("verify", str(registry))
+    (result,) = json.loads(printed("verify", str(registry), "--json"))
+    assert (result["ok"], result["registry"], result["signature"]["signer"]) == (True, "edge-runtime", "Ann")
+    registry.write_bytes(registry.read_bytes() + b"\n")
+    assert "acme.toml: its signature is bad: it does not fit" in failed(4, "verify", str(registry))
+    (tmp_path / "acme.toml.sig").unlink()
     registry.write_text("format = 1\n")
-    printed("sign", str(registry), "--key", str(tmp_path / "my.pem"), "--new-key")
-    assert json.loads((tmp_path / "acme.toml.sig").read_text())["algorithm"] == "ed25519"
+    assert "acme.toml: line 1: the registry: name is missing" in failed(4, "verify", str(registry))
+    assert "none.toml cannot be read: No such file" in failed(2, "verify", str(tmp_path / "none.toml"))
 
 
 def test_a_damaged_package_is_not_signed(tiny: Path, tmp_path: Path) -> None:

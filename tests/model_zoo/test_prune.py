@@ -1,5 +1,6 @@
 """What pruning removes, and above all what it does not: packages in use, the configured one, fresh ones."""
 
+import errno
 import fcntl
 import json
 import os
@@ -144,6 +145,25 @@ def test_unpacked_edge_files_go_and_come_back_when_they_are_opened(
     assert names(pruned()) == [("unpacked", opened.path.name)]
     assert not opened.path.exists()
     assert open_package(path).path == opened.path
+
+
+def test_what_a_killed_prune_left_of_a_download_goes_as_well(models: Path, cache: Path) -> None:
+    dead = models / ".downloads" / ".tiny.partial-999999999-0123abcd"
+    dead.mkdir(parents=True)
+    assert names(pruned()) == [("partial", dead.name)]
+
+
+def test_a_pull_holds_its_download_and_one_after_pruning_begins_anew(models: Path, cache: Path) -> None:
+    from model_zoo.pulling import Place, claimed
+
+    work = models / ".downloads" / "tiny"
+    with claimed(work, Place(models=models)):
+        assert [item.why for item in pruned().kept] == ["in use by a running process"]
+        (work / "part").write_bytes(b"kept")
+    work.mkdir()
+    assert names(pruned()) == [("download", "tiny")]
+    with claimed(work, Place(models=models)):
+        assert work.is_dir()
 
 
 def test_a_dry_run_says_the_same_and_touches_nothing(models: Path, make: Make, cache: Path) -> None:
@@ -377,6 +397,38 @@ def test_processes_that_install_list_remove_and_prune_at_once_do_not_break_one_a
         open_package(entry.name).verify()
     left = {path.name for path in models.iterdir()}
     assert left <= {*packages, ".lock", ".verified", ".used"}, "nothing half-made or half-removed is left"
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from model_zoo import store
+store.put_aside(Path(sys.argv[1]))
+os._exit(9)
+"""
+
+
+def test_what_a_killed_removal_left_goes_with_the_next_one(models: Path, make: Make, cache: Path) -> None:
+    folder = make(models / "tiny")
+    assert subprocess.run([sys.executable, "-c", KILLED, folder], cwd=ROOT, timeout=60).returncode == 9
+    assert store.list_packages() == []
+    (left,) = [path for path in models.iterdir() if "partial" in path.name]
+    assert [(item.kind, item.path) for item in pruned().removed] == [("partial", left)]
+
+
+def test_a_disk_without_locks_can_be_written_and_is_not_pruned(
+    models: Path, make: Make, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    aged(make(models / "tiny"), 90)
+    assert open_package("tiny", in_use=True).lease is None
+    aged(models / "tiny", 90, used_days=80)
+    assert [item.path.name for item in pruned(unused_for_s=DAY).kept] == ["tiny"]
+    store.remove("tiny")
+    assert store.list_packages() == []
 
 
 def test_a_package_removed_between_looking_and_reading_is_said_to_be_gone(

@@ -56,6 +56,20 @@ STRANGER = key_of(bytes(range(32)), "Stranger")
 TRUSTING = SignaturePolicy("required", {MAKER.public.id: MAKER.public})
 
 
+KEYS = st.sampled_from(["format", "algorithm", "key_id", "public_key", "signature", "more"])
+JSON = (
+    st.none()
+    | st.booleans()
+    | st.integers(0, 2)
+    | st.text()
+    | st.sampled_from(["ed25519", MAKER.public.id, "AAAA"])
+)
+
+
+def as_json(value: object) -> bytes:
+    return json.dumps(value, indent=2, sort_keys=True).encode()
+
+
 @pytest.fixture
 def signed(models: Path, make: Make) -> Path:
     folder = make(models / "tiny", weights=b"weights")
@@ -129,6 +143,11 @@ def test_a_file_that_is_no_signature_is_bad_and_says_why(content: bytes, problem
     state = signing.signature_state(b"manifest", content, {})
     assert state.status == "bad"
     assert problem in (state.problem or "")
+
+
+@given(st.binary(max_size=300) | st.recursive(JSON, lambda inner: st.dictionaries(KEYS, inner)).map(as_json))
+def test_whatever_stands_in_a_signature_file_is_judged_and_never_an_accident(content: bytes) -> None:
+    assert signing.signature_state(b"manifest", content, TRUSTING.trusted).status == "bad"
 
 
 # --- policies -----------------------------------------------------------------------------------------------
