@@ -16,6 +16,7 @@ model_zoo.ModelZooError  (model_zoo/errors.py)
 offload.OffloadError     (offload/errors.py)
 ├── GuaranteeError       a promise about wrong answers that cannot be tested
 ├── PolicyError          a routing policy, budget or price that cannot be followed
+├── RouterFileError      a saved router is missing, damaged or of another format
 └── OutcomesError        a file of recorded outcomes is missing, wrong or too small
 quantize.QuantizeError   (quantize/errors.py; `quantize` imports us, never the other way round)
 """

@@ -6,6 +6,7 @@ __all__ = [
     "OffloadError",
     "OutcomesError",
     "PolicyError",
+    "RouterFileError",
     "SimulationError",
 ]
 
@@ -28,6 +29,10 @@ class OutcomesError(OffloadError):
 
 class PolicyError(OffloadError):
     """A routing policy, budget or price that cannot be followed; names the setting and its value."""
+
+
+class RouterFileError(OffloadError):
+    """A saved router that is missing, damaged or of another format; says how to train one."""
 
 
 class SimulationError(OffloadError):

@@ -1,7 +1,7 @@
 """How good an order of queries is for escalating: deferral curve, PGR, APGR, CPT, and the lines beside them.
 
-Definitions after RouteLLM (arXiv 2406.18665), stated in `docs/routing.md`. Knows: arrays of confidence c (higher =
-keep) and of both models' correctness w, s ∈ {0, 1}. Does not know: routers, files.
+Definitions after RouteLLM (arXiv 2406.18665), stated in `docs/routing.md`. Knows: arrays of confidence c
+(higher for keeping) and of both models' correctness w, s ∈ {0, 1}. Does not know: routers, files.
 """
 
 from __future__ import annotations

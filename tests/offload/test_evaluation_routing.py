@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offload.errors import OutcomesError
@@ -38,6 +38,7 @@ def naive_gain(rows: Rows, count: int) -> float:
     return gain / len(rows)
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_the_curve_is_what_escalating_one_by_one_gives(rows: Rows) -> None:
     curve = Deferral.of(*columns(rows))
@@ -47,6 +48,7 @@ def test_the_curve_is_what_escalating_one_by_one_gives(rows: Rows) -> None:
         assert float(curve.accuracy(fraction)) == pytest.approx(curve.weak + naive_gain(rows, count))
 
 
+@settings(deadline=None)
 @given(ROWS, st.randoms())
 def test_the_order_of_the_rows_does_not_matter(rows: Rows, rng: random.Random) -> None:
     mixed = rows.copy()
@@ -54,6 +56,7 @@ def test_the_order_of_the_rows_does_not_matter(rows: Rows, rng: random.Random) -
     assert Deferral.of(*columns(rows)).apgr() == pytest.approx(Deferral.of(*columns(mixed)).apgr())
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_the_area_is_the_mean_height_of_the_curve(rows: Rows) -> None:
     curve = Deferral.of(*columns(rows))
@@ -65,6 +68,7 @@ def test_the_area_is_the_mean_height_of_the_curve(rows: Rows) -> None:
     assert apgr == pytest.approx(sum((a + b) / 2 for a, b in pairwise(heights)) / 100)
 
 
+@settings(deadline=None)
 @given(ROWS, st.sampled_from([0.5, 0.8, 0.95, 1.0]))
 def test_the_price_of_a_share_is_the_first_fraction_that_reaches_it(rows: Rows, share: float) -> None:
     curve = Deferral.of(*columns(rows))
@@ -82,6 +86,7 @@ def test_the_price_of_a_share_is_the_first_fraction_that_reaches_it(rows: Rows, 
         assert float(before) < share + 1e-9
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_no_order_gains_more_than_the_oracle(rows: Rows) -> None:
     c, w, s = columns(rows)

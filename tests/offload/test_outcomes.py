@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offload.errors import OutcomesError
@@ -26,6 +26,7 @@ def evidence(tokens: list[Token], span: list[Token]) -> Evidence:
     return replace(found, extra={"p_true": 0.5})
 
 
+@settings(deadline=None)
 @given(TOKENS, TOKENS)
 def test_evidence_comes_back_from_json_as_it_was(tokens: list[Token], span: list[Token]) -> None:
     before = evidence(tokens, span)
