@@ -293,7 +293,7 @@ SCHEMA: tuple[Section, ...] = (
                 "min_battery",
                 float,
                 0.0,
-                "Below this share of charge, off the charger, the device does not try while another can answer.",
+                "With less charge than this share and no charger the device leaves queries to others.",
                 minimum=0,
                 maximum=1,
             ),
