@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from offload.calibrate import KindFit, Labelled, Selection
     from offload.calibration import Calibration
 
-__all__ = ["command", "report"]
+__all__ = ["command", "draw", "report", "show"]
 
 SHOWN = 5
 """Candidates and signals shown per kind of answer."""
@@ -112,12 +112,12 @@ def command(
         },
     )
     calibration.save(path)
-    drawn = _draw(selection, name, pictures) if pictures is not None else []
+    drawn = draw(selection, name, pictures) if pictures is not None else []
     value = report(selection, calibration)
     if as_json:
         emit_json({**value, "file": str(path), "pictures": [str(picture) for picture in drawn]})
         return
-    _print(value)
+    show(value)
     status(f"wrote calibration {calibration.id} to {path}")
     if out is not None:
         status("answers use it when it is a listed file of the package, or lies in the XDG state folder")
@@ -185,7 +185,8 @@ def _uncalibrated(selection: Selection, at: Any) -> Any:
     return np.exp(np.array([-50.0 if mean is None else mean for mean in means]))
 
 
-def _print(value: Mapping[str, Any]) -> None:
+def show(value: Mapping[str, Any]) -> None:
+    """Print a report as tables."""
     for kind in value["kinds"]:
         chosen = f"{kind['method']} · {kind['signal']}"
         title = (
@@ -212,7 +213,12 @@ def _print(value: Mapping[str, Any]) -> None:
             status(said)
 
 
-def _draw(selection: Selection, name: str, folder: Path) -> Sequence[Path]:
+def draw(selection: Selection, name: str, folder: Path) -> Sequence[Path]:
+    """Draw `reliability.png` and `deferral.png` of all rows, out of fold, into a folder.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     import numpy as np
 
     from edge_runtime.evaluation.pictures import draw_deferral, draw_reliability

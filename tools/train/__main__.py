@@ -164,6 +164,49 @@ def ship(
 
 
 @main.command()
+@model_option
+@click.option("--run", type=FOLDER, help="The training run. [default: runs/MODEL]")
+@click.option("--package", type=FOLDER, help="[default: model_zoo/packages/MODEL]")
+@click.option("--answers", type=click.Path(path_type=Path), default=Path("runs/answers"), show_default=True)
+@click.option(
+    "--pictures", type=click.Path(path_type=Path), help="Folder for reliability and deferral pictures."
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--limit", type=click.IntRange(1), help="Rows of each set, for a rehearsal.")
+def calibrate(
+    model: str,
+    run: Path | None,
+    package: Path | None,
+    answers: Path,
+    pictures: Path | None,
+    threads: int,
+    limit: int | None,
+) -> None:
+    """Calibrate the package on held-out rows and put the calibration into it."""
+    from edge_runtime.cli.calibrate import draw, show
+    from edge_runtime.cli.output import progress
+
+    from .calibrate import calibrate as calibrating
+    from .ship import PACKAGES
+
+    folder = package or PACKAGES / model
+    with progress(f"calibrate {model}") as bar:
+        selection, value = calibrating(
+            folder,
+            run or Path("runs") / model,
+            data_folder(),
+            answers=answers,
+            limit=limit,
+            threads=threads,
+            bar=bar,
+        )
+    show(value)
+    for picture in draw(selection, model, pictures) if pictures is not None else ():
+        click.echo(f"drew {picture}")
+    click.echo(f"wrote calibration {value['id']} into {folder}")
+
+
+@main.command()
 @click.option("--steps", type=click.IntRange(8), default=60, show_default=True)
 def precision(steps: int) -> None:
     """Compare loss and speed of bfloat16 and float32 training steps on this machine."""
