@@ -171,8 +171,10 @@ def _tensors(arch: Architecture, layout: SchemeLayout, context: int) -> Iterator
     """Everything in the file of weights, in its order: tables, rotary tables, layers, final norm."""
     for _ in range(1 if arch.tied else 2):
         yield _matrix(arch.vocab, arch.hidden, layout.head_bits, layout.head_block)
+    # Beyond `default_context` the frequencies are others (longrope), and the short ones are kept as well.
+    rows = context + (arch.default_context if context > arch.default_context else 0)
     for _ in range(arch.ropes):
-        table = context * ((arch.rotary_dim or arch.head_dim) // 2) * 4
+        table = rows * ((arch.rotary_dim or arch.head_dim) // 2) * 4
         yield _Tensor((table, table))
     norm, head_norm = _Tensor((arch.hidden * 4,)), _Tensor((arch.head_dim * 4,))
     qkv, out, gate_up, down = (_matrix(*shape, layout.bits, layout.block) for shape in _matrices(arch))

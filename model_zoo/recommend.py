@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from model_zoo.boards import BOARDS, usual_memory
-from model_zoo.footprint import Footprint
+from model_zoo.footprint import SCHEMES, Footprint, footprint
 from model_zoo.registry_file import RegistryEntry
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Candidate",
     "Resources",
     "Verdict",
+    "longest_context",
     "recommend",
     "suited_boards",
 ]
@@ -57,8 +58,8 @@ class Resources:
 class Candidate:
     """One model at one scheme on one device.
 
-    `verdict`: `fits`, `tight` (just so), or what is in the way: `memory`, `disk`, `context` (its package has
-    less than was asked for), `slow` (bound below `MIN_SPEED`). `spare_memory` and `spare_disk` are negative
+    `verdict`: `fits`, `tight` (just so), or what is in the way: `memory`, `disk`, `context` (it has less than
+    was asked for), `slow` (bound below `MIN_SPEED`). `spare_memory` and `spare_disk` are negative
     when that many bytes are missing. `download`: bytes that a pull fetches; `disk`: bytes it needs at its
     peak. `max_speed`: tokens per second that the memory's bandwidth allows at most.
     """
@@ -66,6 +67,7 @@ class Candidate:
     entry: RegistryEntry
     scheme: str
     context: int
+    footprint: Footprint
     weights: int
     kv: int
     runtime: int
@@ -82,9 +84,9 @@ class Candidate:
         return self.weights + self.kv + self.runtime
 
     @property
-    def footprint(self) -> Footprint:
-        """The registry's figures."""
-        return self.entry.schemes[self.scheme]
+    def longer(self) -> bool:
+        """Whether the package has to be made for a longer context than usual."""
+        return self.context > self.entry.package_context
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; sizes in bytes."""
@@ -153,10 +155,16 @@ def suited_boards(entry: RegistryEntry) -> tuple[str, ...]:
     return tuple(found)
 
 
+def longest_context(entry: RegistryEntry) -> int:
+    """Tokens of context that a package of this entry can have; one that is made here can have all of them."""
+    made_here = entry.repository is not None and entry.architecture is not None
+    return entry.context if made_here else entry.package_context
+
+
 def _judge(
     entry: RegistryEntry, scheme: str, resources: Resources, context: int, min_speed: float
 ) -> Candidate:
-    size = entry.schemes[scheme]
+    size = _size(entry, scheme, context)
     kv = size.memory.kv_bytes_per_token * context
     needed = size.memory.total(context)
     if entry.shipped is not None:
@@ -170,7 +178,7 @@ def _judge(
     read = size.memory.weights_bytes + kv
     speed = None if resources.bandwidth is None else resources.bandwidth / read
     verdict: Verdict = "fits"
-    if context > entry.package_context:
+    if context > longest_context(entry):
         verdict = "context"
     elif needed > resources.memory:
         verdict = "memory"
@@ -184,6 +192,7 @@ def _judge(
         entry=entry,
         scheme=scheme,
         context=context,
+        footprint=size,
         weights=size.memory.weights_bytes,
         kv=kv,
         runtime=size.memory.runtime_bytes,
@@ -194,6 +203,14 @@ def _judge(
         max_speed=speed,
         verdict=verdict,
     )
+
+
+def _size(entry: RegistryEntry, scheme: str, context: int) -> Footprint:
+    """The registry's figures; a package for a longer context than usual has longer rotary tables."""
+    longer = entry.package_context < context <= longest_context(entry)
+    if longer and entry.architecture is not None and scheme in SCHEMES:
+        return footprint(entry.architecture, scheme, context, entry.tokenizer_bytes)
+    return entry.schemes[scheme]
 
 
 def _best(tried: list[Candidate], resources: Resources) -> Candidate:

@@ -178,9 +178,11 @@ def _row(candidate: Candidate, installed: set[str], min_speed: float) -> tuple[s
 
 
 def _verdict(candidate: Candidate, installed: set[str], min_speed: float) -> str:
+    from model_zoo.recommend import longest_context
+
     entry = candidate.entry
     if candidate.verdict == "context":
-        return f"no: {entry.package_context:,} tokens of context"
+        return f"no: {longest_context(entry):,} tokens of context"
     if candidate.verdict == "memory":
         return f"no: {_mib(-candidate.spare_memory):,} short"
     if candidate.verdict == "disk":
@@ -246,4 +248,5 @@ def _command(candidate: Candidate) -> str:
     entry = candidate.entry
     if entry.shipped is not None:
         return f"edge-runtime run --model {entry.id}"
-    return f"edge-runtime models pull {entry.id} --scheme {candidate.scheme}"
+    longer = f" --context {candidate.context}" if candidate.longer else ""
+    return f"edge-runtime models pull {entry.id} --scheme {candidate.scheme}{longer}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.device import DeviceProfile, free_disk, probe
@@ -256,6 +256,7 @@ def test_what_a_system_does_not_tell_is_none(tmp_path: Path) -> None:
     assert found.cores >= 1
 
 
+@settings(deadline=None)
 @given(content=st.binary(max_size=300))
 def test_no_content_of_the_files_makes_the_probe_fail(
     tmp_path_factory: pytest.TempPathFactory, content: bytes

@@ -57,14 +57,16 @@ def never(tensor: str, weights: Floats, bits: int, block: int) -> tuple[Codes, F
     raise AssertionError("nothing is quantized while a plan is made")
 
 
-def check(arch: Architecture, trained: int, scheme: str, tokenizer_bytes: int) -> None:
+def check(
+    arch: Architecture, trained: int, scheme: str, tokenizer_bytes: int, wanted: int | None = None
+) -> None:
     model = describe(config(arch, trained), lambda name: True)
     plan = WeightPlan(cast(Checkpoint, None), never)
-    length = _context_length(model, None)
+    length = _context_length(model, wanted)
     graph = build_graph(model, plan, EXPORTER_SCHEMES[scheme], context_length=length, topk=8)
-    mine = footprint(arch, scheme, arch.context(trained), tokenizer_bytes)
+    mine = footprint(arch, scheme, wanted or arch.context(trained), tokenizer_bytes)
     assert parameters(arch) == model.parameters()
-    assert arch.context(trained) == length
+    assert length == wanted or arch.context(trained) == length
     assert mine.memory == _memory(model, plan)
     exact = plan.size + len(graph.SerializeToString()) + tokenizer_bytes
     assert exact < mine.package_bytes < exact + 100_000  # the rest: licence, template, manifest
@@ -75,6 +77,14 @@ def check(arch: Architecture, trained: int, scheme: str, tokenizer_bytes: int) -
 def test_size_and_memory_are_those_of_the_exporters_own_plan(entry: RegistryEntry, scheme: str) -> None:
     assert entry.architecture is not None
     check(entry.architecture, entry.context, scheme, entry.tokenizer_bytes)
+
+
+@pytest.mark.parametrize("wanted", [512, 4097, 65536])
+@pytest.mark.parametrize("name", ["llama3.2:1b", "phi4-mini"])
+def test_so_they_are_for_other_contexts(name: str, wanted: int) -> None:
+    entry = shipped_registry().resolve(name)
+    assert entry.architecture is not None
+    check(entry.architecture, entry.context, "int4", entry.tokenizer_bytes, wanted)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.cli import cli
@@ -93,6 +93,18 @@ def test_a_context_that_the_package_does_not_have_is_no_fit() -> None:
     assert one(10**9, context=4097, package_context="4096").verdict == "context"
 
 
+def test_a_package_that_is_made_here_can_have_the_whole_context_and_longer_tables() -> None:
+    phi = shipped_registry().resolve("phi4-mini")
+    assert (phi.package_context, phi.context) == (4096, 131072)
+    (usual,) = recommend([phi], Resources(64 * GB), context=4096, scheme="int4")
+    (longer,) = recommend([phi], Resources(64 * GB), context=8192, scheme="int4")
+    (all_of_it,) = recommend([phi], Resources(64 * GB), context=131072)
+    (more,) = recommend([phi], Resources(64 * GB), context=131073)
+    assert (usual.longer, longer.longer) == (False, True)
+    assert longer.weights > usual.weights
+    assert (all_of_it.verdict, more.verdict) == ("fits", "context")
+
+
 def test_without_a_wanted_context_a_short_model_is_reckoned_with_what_it_has() -> None:
     assert one(10**9).context == 2048
     assert one(10**9, package_context="512").context == 512
@@ -130,6 +142,7 @@ resources = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(resources, st.none() | st.integers(1, 200_000))
 def test_the_sums_of_every_candidate_add_up(given_: Resources, context: int | None) -> None:
     found = recommend(OWN, given_, context=context)
@@ -140,6 +153,7 @@ def test_the_sums_of_every_candidate_add_up(given_: Resources, context: int | No
         assert (c.spare_disk is None) == (given_.disk is None)
 
 
+@settings(deadline=None)
 @given(resources, st.integers(0, 32 * GB))
 def test_more_memory_never_fits_less(given_: Resources, more: int) -> None:
     def fitting(offered: Resources) -> set[str]:
@@ -149,6 +163,7 @@ def test_more_memory_never_fits_less(given_: Resources, more: int) -> None:
     assert fitting(given_) <= fitting(larger)
 
 
+@settings(deadline=None)
 @given(resources, st.integers(1, 100_000), st.integers(0, 30_000))
 def test_more_context_never_fits_more(given_: Resources, context: int, more: int) -> None:
     def fitting(tokens: int) -> set[str]:
@@ -235,6 +250,12 @@ def test_the_verb_looks_at_this_device_by_default(run: Run) -> None:
     chosen = next(c for c in found["candidates"] if c["id"] == found["recommended"])
     assert chosen["verdict"] == "fits"
     assert found["command"] == f"edge-runtime models pull {chosen['id']} --scheme {found['scheme']}"
+
+
+def test_a_longer_context_than_usual_is_in_the_command(run: Run) -> None:
+    found = json.loads(run("--board", "agx-orin-64gb", "--context", "50000", "--json"))
+    assert found["command"].endswith(" --context 50000")
+    assert "no: 512 tokens of context" in run("--board", "agx-orin-64gb", "--context", "50000")
 
 
 def test_where_no_chat_model_fits_the_shipped_one_is_named(run: Run) -> None:

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_zoo import ModelNotFoundError, RegistryError, SignatureError
@@ -167,6 +167,7 @@ def test_lines_are_counted_past_texts_of_several_lines() -> None:
     assert f"line {line}: model helper:1b: context must be" in problem(content)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_are_a_registry_or_a_registry_error(content: bytes) -> None:
     try:
@@ -267,6 +268,7 @@ def test_what_is_no_name_is_told_with_the_nearest(three: Registry, name: str, sa
     assert said in str(error.value)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=20))
 def test_any_text_is_a_name_or_not_found(name: str) -> None:
     try:
