@@ -63,7 +63,7 @@ class AgreementFeedback:
 
 @dataclass(frozen=True, slots=True)
 class VoteFeedback:
-    """A right answer that was shown gets an up-vote with `rate_up`, a wrong one a down-vote with `rate_down`."""
+    """Votes on the shown answer: up with `rate_up` if it is right, down with `rate_down` if wrong."""
 
     rate_up: float
     rate_down: float

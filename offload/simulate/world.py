@@ -85,8 +85,9 @@ class View:
 
     `confidence` is NaN before the device has answered. `local_s` is the time that the device's answer will
     take (0 once it is there); `cloud_s` and `cost` are what this device expects of the cloud, from its own
-    past exchanges and the list prices. `link` (bool) is what the operating system says now. `money_left` is
-    inf without a budget. `truth` (weak, strong) is there for a policy with `sees_truth` alone.
+    past exchanges and the list prices. `link` (bool) is what the operating system says now. `now_s` is the
+    time. `money_left` is inf without a budget. `truth` (weak, strong) is there for a policy with `sees_truth`
+    alone.
     """
 
     step: int
@@ -102,6 +103,7 @@ class View:
     money_left: Floats
     money_total: float
     waited_s: Floats
+    now_s: Floats
     price_latency: float
     price_cost: float
     truth: tuple[Bools, Bools] | None = None
@@ -295,6 +297,7 @@ class World:
                 money_left=money,
                 money_total=s.budget,
                 waited_s=start - arrival,
+                now_s=start,
                 price_latency=s.price_latency,
                 price_cost=s.price_cost,
                 truth=(pool.weak[row], pool.strong[row]) if policy.sees_truth else None,
@@ -309,6 +312,7 @@ class World:
                     link=self.traces.up[devices, self.traces.index(answered)],
                     local_s=np.zeros(s.devices),
                     waited_s=answered - arrival,
+                    now_s=answered,
                 )
             )
             asked = direct | escalate
