@@ -1,25 +1,22 @@
 """Opening and verifying a package.
 
 Sizes are compared at every opening. SHA-256 is computed in `Package.verify` and when a package is opened for
-the first time; for packages inside a models folder a stamp in its `.verified` folder remembers that, so that
-later openings are quick. Packages elsewhere, shipped ones included, are hashed at every opening: nothing is
-written for them. The signature is checked at every opening.
+the first time; for packages inside a models folder a stamp remembers that (`stamps.py`), so that later
+openings are quick. Packages elsewhere, shipped ones included, are hashed at every opening: nothing is written
+for them. The signature is checked at every opening, and where the policy requires one, so is every byte.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from model_zoo import files as fs
-from model_zoo import store, usage
+from model_zoo import stamps, store, usage
 from model_zoo.errors import IntegrityError, ManifestError, ModelNotFoundError, SignatureError
 from model_zoo.manifest import MANIFEST_NAME, SIGNATURE_NAME, Manifest, read_manifest
 from model_zoo.signing import (
@@ -31,9 +28,6 @@ from model_zoo.signing import (
 )
 
 __all__ = ["Inspection", "Package", "inspect_package", "open_package"]
-
-_RACY_SECONDS = 2.0
-"""A file changed this recently may change again within its time stamp's resolution: no stamp is made yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +261,7 @@ def _open_folder(
         try:
             state = _checked(raw, read_signature(folder / SIGNATURE_NAME), policy, folder)
             package = Package(folder, manifest, hashlib.sha256(raw).hexdigest(), folder, state, lease)
-            _check_once(package, progress, clock)
+            _check_bytes(package, policy, progress, clock)
         except (IntegrityError, SignatureError, FileNotFoundError) as error:
             if _read_present(folder)[1] != raw:
                 continue  # another process swapped the package between our reading the manifest and the files
@@ -305,7 +299,7 @@ def _open_archive(
             f"{folder}: its {MANIFEST_NAME} is not that of {source}, which was unpacked there. "
             f"{package._way_out()}"
         )
-    _check_once(package, progress, clock)
+    _check_bytes(package, policy, progress, clock)
     return package
 
 
@@ -337,6 +331,24 @@ def _checked(
     return check_package(raw, signature, policy or SignaturePolicy(), where)
 
 
+def _check_bytes(
+    package: Package,
+    policy: SignaturePolicy | None,
+    progress: fs.Progress | None,
+    clock: Callable[[], float],
+) -> None:
+    """Sizes always; hashes unless a stamp says that exactly these files were hashed before.
+
+    Where a signature is required no stamp is believed: whoever can write the folder can write stamps too.
+    """
+    package.verify(full=False)
+    files = sorted(package.manifest.files)
+    stamp = stamps.Stamp(package.path, package.manifest_sha256, files)
+    required = policy is not None and policy.level == "required"
+    if required or not stamp.holds():
+        stamp.note(lambda: package.verify(full=True, progress=progress), clock)
+
+
 def _locate(path_or_name: Path | str) -> Path:
     if isinstance(path_or_name, str):
         text = path_or_name
@@ -356,56 +368,3 @@ def _locate(path_or_name: Path | str) -> Path:
             "`edge-runtime models list` shows what there is"
         )
     return path
-
-
-# --- stamps -------------------------------------------------------------------------------------------------
-
-
-def _check_once(package: Package, progress: fs.Progress | None, clock: Callable[[], float]) -> None:
-    """Sizes always; hashes unless a stamp says that exactly these files were hashed before."""
-    package.verify(full=False)
-    stamp = _stamp_path(package)
-    if stamp is not None and _read_stamp(stamp) == _stamp_of(package):
-        return
-    before = _stamp_of(package)
-    package.verify(full=True, progress=progress)
-    if stamp is None or _stamp_of(package) != before:
-        return
-    newest = max(entry[1] for entry in before["files"].values()) / 1e9
-    if newest + _RACY_SECONDS < clock():
-        _write_stamp(stamp, before)
-
-
-def _stamp_path(package: Package) -> Path | None:
-    """Where the stamp of a package goes; `None` for a package outside of our own folders."""
-    parent = package.path.parent
-    if parent in (store.models_dir(), store.cache_dir()):
-        return parent / store.STAMPS / f"{package.path.name}.json"
-    return None
-
-
-def _stamp_of(package: Package) -> dict[str, Any]:
-    """What must be unchanged for a file's hash to be taken as unchanged: size, times, inode."""
-    files = {}
-    for name in sorted(package.manifest.files):
-        info = (package.path / name).stat()
-        files[name] = [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
-    return {"manifest_sha256": package.manifest_sha256, "files": files}
-
-
-def _read_stamp(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None  # none yet, or unreadable: the package is verified again
-
-
-def _write_stamp(path: Path, stamp: dict[str, Any]) -> None:
-    temporary = fs.partial_path(path)
-    try:
-        path.parent.mkdir(exist_ok=True)
-        temporary.write_text(json.dumps(stamp, sort_keys=True), encoding="utf-8")
-        temporary.replace(path)
-    except OSError:  # a models folder that cannot be written: the next opening verifies again
-        with contextlib.suppress(OSError):
-            temporary.unlink()

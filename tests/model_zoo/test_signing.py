@@ -412,6 +412,19 @@ def test_a_bad_signature_is_neither_packed_nor_unpacked(signed: Path, tmp_path: 
         pack(signed, tmp_path / "again.edge")
 
 
+def test_a_forged_stamp_does_not_help_where_a_signature_is_required(signed: Path) -> None:
+    open_package("tiny", clock=lambda: 4e9)
+    stamp = signed.parent / ".verified" / "tiny.json"
+    (signed / "model.onnx").write_bytes(b"tricked")  # as long as it was
+    info = (signed / "model.onnx").stat()
+    forged = json.loads(stamp.read_text())
+    forged["files"]["model.onnx"] = [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
+    stamp.write_text(json.dumps(forged))
+    open_package("tiny")  # the stamp is believed: it saves work and is no protection
+    with pytest.raises(ModelZooError, match=r"model\.onnx: SHA-256 is"):
+        open_package("tiny", policy=TRUSTING)
+
+
 # --- registries ---------------------------------------------------------------------------------------------
 
 
