@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from types import TracebackType
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -22,7 +23,19 @@ from yarl import URL
 
 from model_zoo.errors import DownloadError
 
-__all__ = ["Http", "Transport", "TransportError", "check_url", "environment_proxy", "get_bytes", "is_local"]
+__all__ = [
+    "Http",
+    "Transport",
+    "TransportError",
+    "check_url",
+    "environment_proxy",
+    "get_bytes",
+    "is_local",
+    "raise_for_status",
+    "retrying",
+]
+
+T = TypeVar("T")
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 10
@@ -137,6 +150,23 @@ class Http:
         raise DownloadError(f"{url}: leads through more than {_MAX_REDIRECTS} redirects; it is not followed")
 
 
+async def retrying(http: Http, attempt: Callable[[], Awaitable[T]]) -> T:
+    """The result of `attempt`, which is tried again after faults that may pass.
+
+    Raises:
+        TransportError: the last try failed as well. Whatever else `attempt` raises.
+    """
+    failures = 0
+    while True:
+        try:
+            return await attempt()
+        except TransportError as fault:
+            failures += 1
+            if failures >= http.transport.attempts:
+                raise
+            await http.transport.wait(failures, fault.retry_after)
+
+
 async def get_bytes(
     http: Http, url: str, headers: Mapping[str, str] | None = None, *, limit: int
 ) -> tuple[bytes, Mapping[str, str]]:
@@ -146,22 +176,18 @@ async def get_bytes(
         DownloadError: status other than 200 (`status` has it), or a longer body.
         TransportError: the last try failed as well.
     """
-    failures = 0
-    while True:
-        try:
-            async with http.open(url, headers) as response:
-                raise_for_status(response, url)
-                body = bytearray()
-                async for chunk in response.content.iter_chunked(_BUFFER):
-                    body += chunk
-                    if len(body) > limit:
-                        raise DownloadError(f"{url}: sends more than {limit} bytes; it is refused")
-                return bytes(body), response.headers
-        except TransportError as fault:
-            failures += 1
-            if failures >= http.transport.attempts:
-                raise
-            await http.transport.wait(failures, fault.retry_after)
+
+    async def attempt() -> tuple[bytes, Mapping[str, str]]:
+        async with http.open(url, headers) as response:
+            raise_for_status(response, url)
+            body = bytearray()
+            async for chunk in response.content.iter_chunked(_BUFFER):
+                body += chunk
+                if len(body) > limit:
+                    raise DownloadError(f"{url}: sends more than {limit} bytes; it is refused")
+            return bytes(body), response.headers
+
+    return await retrying(http, attempt)
 
 
 def raise_for_status(response: aiohttp.ClientResponse, url: str) -> None:

@@ -22,7 +22,7 @@ from model_zoo import archive
 from model_zoo import files as fs
 from model_zoo.download import Wanted, download
 from model_zoo.errors import DownloadError, PackageError, PullError, SignatureError
-from model_zoo.http import Http, get_bytes, is_local, raise_for_status
+from model_zoo.http import Http, get_bytes, is_local, raise_for_status, retrying
 from model_zoo.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, SIGNATURE_NAME, Manifest, read_exact
 from model_zoo.partial import PARTIAL_SUFFIX
 from model_zoo.pulling import Options, Place, Pulled, Received, claimed, installed_manifest, refuse_stranger
@@ -225,14 +225,19 @@ class _Archive(_Ready):
 
     async def _start(self) -> tuple[int | None, bytes]:
         """The size of the file, and as many of its first bytes as it takes to see the manifest."""
-        start = bytearray()
-        async with Http(self._place.transport) as http, http.open(self._url) as response:
-            raise_for_status(response, self._url)
-            async for chunk in response.content.iter_chunked(1 << 16):
-                start += chunk
-                if _enough(bytes(start)) or len(start) > 2 * MAX_MANIFEST_BYTES:
-                    break
-            return response.content_length, bytes(start)
+        async with Http(self._place.transport) as http:
+
+            async def attempt() -> tuple[int | None, bytes]:
+                start = bytearray()
+                async with http.open(self._url) as response:
+                    raise_for_status(response, self._url)
+                    async for chunk in response.content.iter_chunked(1 << 16):
+                        start += chunk
+                        if _enough(bytes(start)) or len(start) > 2 * MAX_MANIFEST_BYTES:
+                            break
+                    return response.content_length, bytes(start)
+
+            return await retrying(http, attempt)
 
     def _parts(self, manifest: Manifest, missing: int) -> list[Part]:
         return [

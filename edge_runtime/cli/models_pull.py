@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -65,6 +66,12 @@ def command(
     from edge_runtime.trust import signature_policy
     from model_zoo.pull import Options, Place, pull, resolve
 
+    if not name.startswith(("http://", "https://", "hf://")) and Path(name).expanduser().exists():
+        raise click.BadParameter(
+            f"{name} is on this device already. A package runs as it is: edge-runtime run --model {name}; "
+            f"a checkpoint is quantized with: edge-runtime quantize {name} OUT",
+            param_hint="NAME",
+        )
     started = time.monotonic()
     settings = output.current_config()
     notices: list[str] = []

@@ -236,12 +236,12 @@ class Transfers:
         self._tasks: dict[str, Any] = {}
 
     def update(self, label: str, done: int, total: int | None) -> None:
-        """Set the bar of a label; it is drawn when it is first named."""
+        """Set the bar of a label; it is drawn while it is neither new nor full."""
         if self._bars is None:
             return
         if label not in self._tasks:
             self._tasks[label] = self._bars.add_task(label, total=total)
-        self._bars.update(self._tasks[label], completed=done, total=total)
+        self._bars.update(self._tasks[label], completed=done, total=total, visible=done != total)
 
     def say(self, text: str) -> None:
         """A dim line on stderr."""

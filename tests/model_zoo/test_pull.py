@@ -597,6 +597,26 @@ def test_a_shipped_model_needs_no_fetching() -> None:
     assert "is shipped with the program; there is nothing to fetch" in found.stdout
 
 
+def test_what_is_on_this_device_is_not_pulled_but_named_with_what_to_do(tmp_path: Path, models: Path) -> None:
+    (tmp_path / "tiny.edge").write_bytes(b"")
+    found = edge("models", "pull", str(tmp_path / "tiny.edge"))
+    assert found.exit_code == 2
+    assert "is on this device already" in found.stderr
+
+
+def test_a_person_at_a_terminal_sees_the_steps_above_the_bars(
+    server: Server, checkpoint: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_runtime.cli.output.stderr_is_terminal", lambda: True)
+    publish(server, "example/tiny-llama", files_of(checkpoint))
+    found = edge("models", "pull", "example/tiny-llama", HF_ENDPOINT=server.url)
+    assert found.exit_code == 0, found.output
+    assert "example/tiny-llama@0123456789ab: " in found.stderr
+    assert "to download" in found.stderr
+    assert "quantizing to int4" in found.stderr
+    assert found.stdout.startswith("installed tiny-llama (int4, ")
+
+
 PULL = """
 import sys
 from edge_runtime.cli import main
