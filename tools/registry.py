@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import re
 import sys
+import tempfile
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import onnx
+from click.testing import CliRunner
 
+from edge_runtime.cli import cli
 from model_zoo import files as fs
 from model_zoo.footprint import Architecture, Footprint
 from model_zoo.manifest import Manifest, read_manifest
@@ -28,6 +32,8 @@ REGISTRY = ROOT / "model_zoo" / "registry.toml"
 PAGE = ROOT / "docs" / "zoo.md"
 SHIPPED = "# --- shipped: written whole by `python -m tools.registry` ---\n"
 COMPUTED = "# computed\n"
+EXAMPLE_WORDS = ("models", "recommend", "--board", "pi5-4gb")
+EXAMPLE = re.compile(r"(<!-- recommend -->\n).*?(<!-- end -->)", re.DOTALL)
 TABLE = re.compile(r"(<!-- registry -->\n).*?(<!-- end -->)", re.DOTALL)
 
 ABOUT = {
@@ -152,13 +158,25 @@ def table(entries: tuple[RegistryEntry, ...]) -> Iterator[str]:
         )
 
 
+def example() -> str:
+    """What the verb says about one board, for a user who has nothing installed or configured."""
+    with tempfile.TemporaryDirectory() as nothing:
+        places = ("EDGE_MODELS_DIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
+        env = {**dict.fromkeys(places, nothing), "EDGE_CONFIG": None, "EDGE_MODELS_REGISTRIES": None}
+        done = CliRunner().invoke(cli, EXAMPLE_WORDS, env=env, catch_exceptions=False)
+    lines = [part for line in done.stdout.splitlines() for part in textwrap.wrap(line, 118) or [""]]
+    return f"```console\n$ edge-runtime {' '.join(EXAMPLE_WORDS)}\n" + "\n".join(lines) + "\n```\n"
+
+
 def rendered() -> dict[Path, str]:
     """Every file that this script writes, with the text it must have."""
     text = registry_text(REGISTRY.read_text(encoding="utf-8"), shipped_dir())
     _, entries = parse_registry(text.encode(), REGISTRY.name)
     page = PAGE.read_text(encoding="utf-8")
     rows = "\n".join(table(entries))
-    return {REGISTRY: text, PAGE: TABLE.sub(lambda m: f"{m[1]}\n{rows}\n\n{m[2]}", page)}
+    page = TABLE.sub(lambda m: f"{m[1]}\n{rows}\n\n{m[2]}", page)
+    # The example reads the registry on disk; `main` has written that by the time it writes the page.
+    return {REGISTRY: text, PAGE: EXAMPLE.sub(lambda m: f"{m[1]}\n{example()}\n{m[2]}", page)}
 
 
 def _toml(value: object) -> str:
@@ -169,13 +187,16 @@ def _toml(value: object) -> str:
 
 def main() -> int:
     """Write, or with `--check` compare."""
-    old = [path for path, text in rendered().items() if path.read_text(encoding="utf-8") != text]
-    if "--check" not in sys.argv[1:]:
-        for path, text in rendered().items():
-            path.write_text(text, encoding="utf-8")
-    for path in old:
-        print(f"{path.relative_to(ROOT)}: {'out of date' if '--check' in sys.argv[1:] else 'written'}")
-    return 1 if old and "--check" in sys.argv[1:] else 0
+    check = "--check" in sys.argv[1:]
+    changed = False
+    for path in (REGISTRY, PAGE):  # the page is made from the registry as it lies there by then
+        text = rendered()[path]
+        if path.read_text(encoding="utf-8") != text:
+            changed = True
+            print(f"{path.relative_to(ROOT)}: {'out of date' if check else 'written'}")
+            if not check:
+                path.write_text(text, encoding="utf-8")
+    return 1 if changed and check else 0
 
 
 if __name__ == "__main__":

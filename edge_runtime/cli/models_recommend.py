@@ -204,7 +204,7 @@ def _mib(count: int) -> int:
 
 
 def _significant(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
 # --- the advice ---------------------------------------------------------------------------------------------
