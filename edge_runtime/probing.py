@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -35,13 +36,16 @@ class ModelProber:
     def choice(self, messages: Sequence[Mapping[str, str]], options: Sequence[str]) -> dict[str, float]:
         """Probability of each option's first token, with or without a space before it, out of all options'.
 
-        `{}` when two options begin with the same token, or the conversation does not fit the model.
+        A first token that several options share tells nothing and is left out. `{}` when an option has no
+        other, or the conversation does not fit the model.
         """
         first: list[set[int]] = []
         for option in options:
             spelled = (self._model.tokenizer.encode(text) for text in (option, f" {option}"))
             first.append({tokens[0] for tokens in spelled if tokens})
-        if any(a & b for i, a in enumerate(first) for b in first[:i]) or not all(first):
+        often = Counter(token for tokens in first for token in tokens)
+        first = [{token for token in tokens if often[token] == 1} for tokens in first]
+        if not all(first):
             return {}
         sequence = self._model.engine.new_sequence()
         try:

@@ -21,6 +21,7 @@ from edge_runtime.evaluation.frames import Frame, pairs, parse_frame, same_frame
 from edge_runtime.evaluation.marked import Asker, Messages
 from edge_runtime.evaluation.problems.grade import parse_answer, parse_reference
 from offload.calibrate import Labelled
+from offload.checks import CHECKS, with_checks
 from offload.outcomes import Outcome
 from offload.spans import read
 
@@ -88,8 +89,11 @@ def labelled_outcome(outcome: Outcome) -> Labelled:
         raise ValueError("has no 'evidence' (edge-runtime evaluate --rows writes rows that have it)")
     if outcome.response is None:
         raise ValueError("has no 'response', which tells the kind of answer")
+    evidence = outcome.evidence
+    if not set(CHECKS) & set(evidence.extra):  # written by another program: answers of ours have their checks
+        evidence = with_checks(evidence, outcome.prompt, outcome.response)
     kind = read(outcome.response).kind
-    return Labelled(outcome.evidence, outcome.weak_correct, kind, outcome.strong_correct)
+    return Labelled(evidence, outcome.weak_correct, kind, outcome.strong_correct)
 
 
 def answer_all(
