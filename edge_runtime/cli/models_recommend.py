@@ -23,7 +23,7 @@ _NEAR = 3
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
 
 
-class _Size(click.ParamType[int]):
+class _Size(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
     """Bytes with a unit: `4GB` (10⁹), `512MiB` (2²⁰), or a plain number."""
 
     name = "size"
