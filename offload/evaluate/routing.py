@@ -20,6 +20,7 @@ __all__ = [
     "FRACTIONS",
     "SHOWN",
     "Deferral",
+    "area",
     "calibration_metrics",
     "oracle_gain",
     "routing_metrics",
@@ -85,7 +86,7 @@ class Deferral:
     def apgr(self) -> float | None:
         """Area under PGR over the fraction: trapezoid rule on `FRACTIONS`. Random escalation has 0.5."""
         pgr = self.pgr(FRACTIONS)
-        return None if pgr is None else float(np.sum((pgr[1:] + pgr[:-1]) / 2 * np.diff(FRACTIONS)))
+        return None if pgr is None else area(pgr)
 
     def cpt(self, share: float) -> float | None:
         """The smallest escalated fraction whose PGR reaches `share`."""
@@ -97,6 +98,11 @@ class Deferral:
         i = int(np.argmax(self.gains >= wanted))  # PGR(1) = 1: there is one
         rise = (wanted - self.gains[i - 1]) / (self.gains[i] - self.gains[i - 1])
         return float(self.places[i - 1] + rise * (self.places[i] - self.places[i - 1]))
+
+
+def area(heights: Floats) -> float:
+    """Area under values at `FRACTIONS` by the trapezoid rule."""
+    return float(np.sum((heights[1:] + heights[:-1]) / 2 * np.diff(FRACTIONS)))
 
 
 def oracle_gain(weak: Numbers, strong: Numbers, fraction: float | Floats) -> Floats:

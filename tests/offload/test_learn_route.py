@@ -204,7 +204,7 @@ def test_evidence_that_is_not_there_cannot_be_asked_for() -> None:
 
 def test_cross_validation_learns_nothing_where_there_is_nothing_to_learn() -> None:
     rng = random.Random(5)
-    noise = [Outcome(f"word{i} x{rng.random()}", rng.random() < 0.4, rng.random() < 0.8) for i in range(400)]
+    noise = [Outcome(f"w{i} {rng.random()}", rng.random() < 0.4, rng.random() < 0.8) for i in range(400)]
     gains, _ = cross_validate(noise, ngrams=GRAMS)
     value = Deferral.of(
         -gains, [r.weak_correct for r in noise], [bool(r.strong_correct) for r in noise]
