@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from offload.calibrators import CALIBRATORS, Calibrator, Logistic, Trees, scaled
-from offload.confidence import DEFAULT_SIGNAL, PROBES, SIGNALS, not_whole, problem_with, signal_value
+from offload.calibrators import CALIBRATORS, Calibrator, Logistic, Trees, scaled_value
+from offload.confidence import DEFAULT_SIGNAL, EXTRA, PROBES, SIGNALS, not_whole, problem_with, signal_value
 from offload.errors import CalibrationError
 from offload.spans import Form, read
 from offload.types import Confidence, Evidence
@@ -83,10 +83,13 @@ class Entry:
         """P(right), strictly between 0 and 1; `None` where the answer is cut short or a signal is missing."""
         if not_whole(evidence) is not None:
             return None
-        values = [signal_value(name, evidence) for name in self.signals]
-        row = [float(scaled(n, v)) for n, v in zip(self.signals, values, strict=True) if v is not None]
-        if len(row) < len(values):
-            return None
+        poor = problem_with(evidence) is not None
+        row = []
+        for name in self.signals:
+            value = None if poor and name not in EXTRA else SIGNALS[name](evidence)
+            if value is None or not math.isfinite(value):
+                return None
+            row.append(scaled_value(name, value))
         p = float(self.calibrator(np.array([row]))[0])
         return p if math.isfinite(p) else None
 
@@ -191,11 +194,11 @@ class Calibration:
             return Confidence(None, DEFAULT_SIGNAL, self.id, signal_value(DEFAULT_SIGNAL, evidence), reason)
         p = entry.probability(evidence)
         raw = signal_value(entry.signals[0], evidence) if len(entry.signals) == 1 else None
-        reason = None
+        why: str | None = None
         if p is None:
             lacking = next((n for n in entry.signals if signal_value(n, evidence) is None), entry.signals[0])
-            reason = not_whole(evidence) or problem_with(evidence) or f"the evidence has no {lacking}"
-        return Confidence(p, entry.label, self.id, raw, reason)
+            why = not_whole(evidence) or problem_with(evidence) or f"the evidence has no {lacking}"
+        return Confidence(p, entry.label, self.id, raw, why)
 
     def check(self, fingerprint: Fingerprint) -> None:
         """Refuse a calibration of another model, quantization or template.

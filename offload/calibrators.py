@@ -7,6 +7,7 @@ Each takes a matrix of signals that `scaled` was applied to, float64 [n, k], and
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -25,6 +26,7 @@ __all__ = [
     "Trees",
     "reads_as_probability",
     "scaled",
+    "scaled_value",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -60,6 +62,19 @@ def scaled(signal: str, values: npt.ArrayLike) -> Floats:
         p = np.clip(x, 0.01, 0.99)
         return np.asarray(np.log(p) - np.log1p(-p))
     return x
+
+
+def scaled_value(signal: str, value: float) -> float:
+    """`scaled` of one number, without numpy's fixed costs: it is on the way of every answer."""
+    if signal.endswith("logprob"):
+        x = min(value, -SUREST)
+        return x - math.log(-math.expm1(x))
+    if signal.endswith("entropy"):
+        return -math.log(max(-value, SUREST))
+    if reads_as_probability(signal):
+        p = min(max(value, 0.01), 0.99)
+        return math.log(p) - math.log1p(-p)
+    return value
 
 
 class Calibrator(ABC):
@@ -196,7 +211,8 @@ class Trees(Calibrator):
             raise ValueError("a tree asks for a signal with a negative number")
         if not 0 <= int(p["depth"]) <= MAX_DEPTH:
             raise ValueError(f"the depth {p['depth']} is not from 0 to {MAX_DEPTH}")
-        return cls(float(p["start"]), int(p["depth"]), **whole, **real)
+        arrays: dict[str, Any] = {**whole, **real}
+        return cls(float(p["start"]), int(p["depth"]), **arrays)
 
 
 def _numbers(values: Sequence[float]) -> tuple[float, ...]:

@@ -178,7 +178,7 @@ def signal_value(name: str, evidence: Evidence) -> float | None:
         near = get_close_matches(name, SIGNALS, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise OffloadError(f"there is no signal '{name}'.{hint} Known ones: {', '.join(_OF_TOKENS)}, …")
-    if name not in PROBES and problem_with(evidence) is not None:
+    if name not in EXTRA and problem_with(evidence) is not None:
         return None
     value = signal(evidence)
     return value if value is not None and math.isfinite(value) else None

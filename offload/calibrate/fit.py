@@ -217,7 +217,7 @@ def _newton(design: Floats, targets: Floats, start: Floats, ridge: float = 0.0) 
         if moved > best - 1e-9:
             break
         w, best = w - size * step, moved
-    return w
+    return np.asarray(w)
 
 
 # BLAS wakes all its threads for products of this size, which costs a hundred times the arithmetic where other

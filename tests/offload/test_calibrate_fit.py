@@ -20,7 +20,7 @@ from offload.calibrate import (
     fit_trees,
 )
 from offload.calibrate.fit import _gram, folds
-from offload.calibrators import CALIBRATORS, Calibrator, Platt, reads_as_probability, scaled
+from offload.calibrators import CALIBRATORS, Calibrator, Platt, reads_as_probability, scaled, scaled_value
 from offload.confidence import SIGNALS
 from offload.errors import CalibrationError
 
@@ -199,6 +199,7 @@ def test_scaling_keeps_the_order_and_is_finite_at_the_ends(signal: str) -> None:
     assert np.isfinite(z).all()
     assert (np.diff(z) >= 0).all()
     assert scaled(signal, values[7]) == z[7]
+    np.testing.assert_allclose([scaled_value(signal, float(v)) for v in values], z, rtol=1e-12)
 
 
 def test_the_scale_of_a_log_probability_is_its_logit() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offload.confidence import PROBES, SIGNALS, not_whole, problem_with, score, signal_value
+from offload.confidence import EXTRA, SIGNALS, not_whole, problem_with, score, signal_value
 from offload.errors import OffloadError
 from offload.types import Evidence, Token
 
@@ -84,7 +84,7 @@ def greedy_artefact(n: int) -> Evidence:
 )
 def test_poor_evidence_has_no_signal_at_all(evidence: Evidence, problem: str) -> None:
     assert problem in (problem_with(evidence) or "")
-    assert all(signal_value(name, evidence) is None for name in SIGNALS if name not in PROBES)
+    assert all(signal_value(name, evidence) is None for name in SIGNALS if name not in EXTRA)
     confidence = score(evidence)
     assert (confidence.p_correct, confidence.raw) == (None, None)
     assert problem in (confidence.reason or "")
