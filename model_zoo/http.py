@@ -236,7 +236,10 @@ def is_local(url: str) -> bool:
 
 
 def environment_proxy(url: str) -> str | None:
-    """The proxy that http_proxy, https_proxy, all_proxy and no_proxy give an address; `None` for none."""
+    """The proxy that http_proxy, https_proxy, all_proxy and no_proxy give an address; `None` for none, as
+    always within this machine."""
+    if is_local(url):
+        return None
     parts = urlsplit(url)
     proxies = urllib.request.getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")

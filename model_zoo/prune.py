@@ -186,7 +186,8 @@ def _settle(candidate: _Candidate, removed: list[Leftover], kept: list[Kept], dr
 
 def _claim(path: Path, held: contextlib.ExitStack) -> bool:
     """Lock a folder and the files in it until `held` is closed; False when a process holds one of them."""
-    inside = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else []
+    files = (item for item in path.rglob("*") if item.is_file() and not item.is_symlink())
+    inside = sorted(files) if path.is_dir() else []  # a link is the file it means, which is locked once
     for item in (path, *inside):
         descriptor = fs.lock_folder(item)
         if descriptor is None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_runtime.cli.output import emit_json, json_option, print_table, progress, status
+from edge_runtime.cli.output import emit_json, json_option, print_table, progress, status, transfers
 from edge_runtime.memory import peak_rss_mib
 
 if TYPE_CHECKING:
@@ -164,15 +164,8 @@ def _source(source: str) -> tuple[Path, str | None, str | None]:
     path = Path(source).expanduser()
     if path.exists():
         return path, None, None
-    with progress(f"fetching {source}") as advance:
-        seen: dict[str, int] = {}
-
-        def show(file: str, done: int, total: int | None) -> None:
-            mib = None if total is None else total / 2**20
-            advance((done - seen.get(file, 0)) / 2**20, total=mib, label=f"{file} (MiB)")
-            seen[file] = done
-
-        folder = fetch(source, progress=show)
+    with transfers() as bars:
+        folder = fetch(source, progress=bars.update)
     identifier = parse_id(source)
     # The cache names a snapshot after its commit.
     return folder, identifier and identifier.repository, folder.name

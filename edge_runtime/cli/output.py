@@ -72,7 +72,7 @@ EXIT_MEANINGS: Mapping[ExitCode, str] = {
     ExitCode.FAILED: "the system refused (file, memory, device), or a check failed",
     ExitCode.USAGE: "wrong command line: unknown verb or flag, value out of range",
     ExitCode.CONFIG: "configuration file wrong",
-    ExitCode.MODEL: "model package missing, damaged or not writable",
+    ExitCode.MODEL: "model package missing, damaged, refused, not writable or not to be had",
     ExitCode.ENGINE: "engine or generation failed, or an optional package is missing",
     ExitCode.QUANTIZE: "checkpoint cannot be read or quantized",
     ExitCode.OFFLOAD: "cloud, channel or queue failed",

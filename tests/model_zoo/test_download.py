@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from misbehaving import (
+    Action,
     Handler,
     Server,
     answer,
@@ -297,6 +298,47 @@ def test_all_bytes_there_and_only_the_rename_missing_is_finished_by_416(
     (tmp_path / f"model{PARTIAL_SUFFIX}").write_bytes(BODY)
     server.script.clear()
     assert fetch(server, tmp_path).read_bytes() == BODY
+
+
+ANYTHING = st.sampled_from(
+    [
+        *(cut(count) for count in (0, 1, 999, 2999, 3000)),
+        ignore_range,
+        chunked,
+        without_length,
+        *(part(f"bytes {start}-2999/3000", start) for start in (0, 1, 999, 2998)),
+        part("bytes 1-1999/2000", 1, 2000),
+        part("", 10),
+        part("bytes 999-1500/3000", 999, 1501),
+        *(status(code) for code in (204, 206, 304, 404, 416, 429, 500, 503)),
+        status(416, Content_Range="bytes */3000"),
+        status(200, b"<html>log in to this network</html>"),
+        status(302, Location="/model"),
+        *(claim(length) for length in (0, 1, 2500, 3500)),
+        claim(3000, Content_Encoding="gzip"),
+    ]
+)
+
+
+@given(script=st.lists(ANYTHING, max_size=8), known=st.sampled_from(["both", "size", "sha256"]))
+@settings(max_examples=40, deadline=None)
+def test_whatever_a_server_does_there_is_the_right_file_or_none(script: list[Action], known: str) -> None:
+    import tempfile
+
+    what = {"both": {}, "size": {"sha256": None}, "sha256": {"size": None}}[known]
+    with tempfile.TemporaryDirectory() as name, serving() as server:
+        server.files["/model"] = BODY
+        server.script = list(script)
+        for _ in range(len(script) + 1):
+            try:
+                fetch(server, Path(name), **what)
+            except DownloadError:
+                assert not (Path(name) / "model").exists()
+            else:
+                break
+        server.script.clear()
+        assert fetch(server, Path(name), **what).read_bytes() == BODY
+        assert left(Path(name)) == ["model"]
 
 
 def test_wrong_bytes_are_removed_and_said_with_both_hashes(server: Server, tmp_path: Path) -> None:

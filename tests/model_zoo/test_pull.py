@@ -30,6 +30,7 @@ from model_zoo.errors import (
 from model_zoo.http import Transport
 from model_zoo.hub import HubId, HubSettings
 from model_zoo.manifest import Manifest, Memory, read_manifest
+from model_zoo.prune import prune
 from model_zoo.pull import Options, Place, Silent, pull, resolve
 from model_zoo.pull_package import peek
 from model_zoo.registry import shipped_registry
@@ -331,6 +332,24 @@ def test_what_was_fetched_survives_a_conversion_that_fails(
     server.requests.clear()
     pull(TINY, None, place)
     assert downloads(server) == []
+
+
+def test_what_a_pull_works_with_is_not_pruned(
+    server: Server, place: Place, models: Path, tmp_path: Path, converter: Converter
+) -> None:
+    kept = []
+
+    class Prunes(Silent):
+        def step(self, text: str) -> None:
+            kept.extend(prune(models=models, cache=tmp_path / "unpacked").kept)
+
+    assert pull(TINY, None, replace(place, report=Prunes())).action == "installed"
+    assert {item.path.name for item in kept} == {"tiny"}
+    server.script = [lambda handler: answer(handler, None)] * 3 + [cut(1_500_000), *[status(503)] * 9]
+    with pytest.raises(HubError, match="broke off"):
+        pull(TINY, Options(name="half"), replace(place, transport=replace(QUICK, connections=1)))
+    (gone,) = prune(models=models, cache=tmp_path / "unpacked").removed
+    assert gone.path.name == "half"  # nobody goes on with it
 
 
 def test_two_pulls_of_one_model_at_once_both_succeed_and_one_of_them_works(
