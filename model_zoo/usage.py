@@ -35,21 +35,22 @@ class Lease:
 
 
 def lease(folder: Path) -> Lease | None:
-    """Hold a package's folder as in use; `None` where that cannot be done, or while it is being removed."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return None  # gone meanwhile or not ours to read: whoever reads the package next says so
+    """Hold a package's folder as in use; `None` where that cannot be done, or when it is being removed."""
     for _ in range(_TRIES):
         try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return None  # gone meanwhile or not ours to read: whoever reads the package next says so
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+            if os.path.samestat(os.fstat(descriptor), folder.stat()):
+                return Lease(descriptor)
+        except (BlockingIOError, FileNotFoundError):
             time.sleep(_WAIT_S)
         except OSError:
-            break  # this file system cannot lock folders
-        else:
-            return Lease(descriptor)
-    os.close(descriptor)
+            os.close(descriptor)
+            return None  # this file system cannot lock folders
+        os.close(descriptor)  # another one has that name now, or somebody looks whether this one may go
     return None
 
 

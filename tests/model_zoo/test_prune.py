@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from model_zoo import ModelNotFoundError, StoreError, last_used, open_package, pack, store, usage
+from model_zoo import files as fs
 from model_zoo.prune import Pruned, duration, prune
 
 Make = Callable[..., Path]
@@ -397,6 +398,72 @@ def test_processes_that_install_list_remove_and_prune_at_once_do_not_break_one_a
         open_package(entry.name).verify()
     left = {path.name for path in models.iterdir()}
     assert left <= {*packages, ".lock", ".verified", ".used"}, "nothing half-made or half-removed is left"
+
+
+USE = """
+import sys, time
+sys.path.insert(0, "tests/model_zoo")
+from conftest import manifest_fields
+from model_zoo import ModelNotFoundError, PackageWriter, models_dir, open_package
+print("ready", flush=True)
+sys.stdin.readline()
+held = lost = 0
+while held < 8:
+    with PackageWriter(models_dir() / "tiny", overwrite=True) as writer:
+        writer.add("model.onnx", bytes(3000))
+        writer.commit(manifest_fields(id="tiny"))
+    try:
+        package = open_package("tiny", in_use=True)
+    except ModelNotFoundError:
+        continue  # pruned before it was opened
+    if package.lease is not None:
+        held += 1
+        time.sleep(0.02)
+        lost += not package.file("model.onnx").is_file()
+        package.lease.close()
+print(lost)
+"""
+
+
+def test_what_was_opened_to_be_used_is_never_pruned_however_often_that_is_tried(
+    models: Path, cache: Path
+) -> None:
+    user = subprocess.Popen(
+        [sys.executable, "-c", USE], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert user.stdout is not None
+    assert user.stdin is not None
+    assert user.stdout.readline() == "ready\n"
+    user.stdin.write("go\n")
+    user.stdin.flush()
+    in_use = 0
+    while user.poll() is None:
+        in_use += len(prune(unused_for_s=0).kept)
+    assert user.stdout.read() == "0\n"
+    assert in_use > 0, "it was tried while the package was in use"
+    user.communicate()
+
+
+def test_a_lease_is_on_the_folder_that_has_the_name(
+    models: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(models / "tiny")
+    lock, swaps = fcntl.flock, iter([True, False])
+
+    def swapped_meanwhile(descriptor: int, operation: int) -> None:
+        if next(swaps, False):
+            folder.rename(models / "aside")
+            make(models / "other").rename(folder)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr("model_zoo.usage.fcntl.flock", swapped_meanwhile)
+    held = usage.lease(folder)
+    monkeypatch.undo()
+    assert held is not None
+    assert fs.lock_folder(folder) is None, "held"
+    free = fs.lock_folder(models / "aside")
+    assert free is not None
+    os.close(free)
 
 
 KILLED = """
