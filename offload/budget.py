@@ -44,10 +44,10 @@ FIRST = 20
 FULL = 1.25
 """An unspent window lets this many times the sustainable share through."""
 
-RESERVE = 6.0
-"""Pacing tightens when less than FULL/RESERVE of the limit is left, in proportion to what is.
+RESERVE = 1.34
+"""Pacing tightens when the queries left are fewer than FULL/RESERVE times the root of the limit.
 
-Less spends more of the budget, more keeps more for the hardest queries: see the table in `docs/router.md`.
+More spends more of the budget, less keeps more for the hardest queries: see the table in `docs/router.md`.
 """
 
 
@@ -224,20 +224,23 @@ class Pacer:
         self._recent.append(gain)
         insort(self._sorted, gain)
 
-    def least_gain(self, share: float, level: float) -> float:
+    def least_gain(self, share: float, left: float, limit: float) -> float:
         """The gain that about `share` of the recent queries reach, tightened as the window fills up.
 
         Args:
             share: of the queries that the budget can pay for in the long run; 1 or more: no pacing.
-            level: what is left of the limit, as a share of it.
+            left, limit: queries that the window still has room for, and that it has room for at all.
         """
         if share >= 1 or not math.isfinite(share):
             return -math.inf
-        let_through = share * min(FULL, RESERVE * level)
+        if left <= 0 or limit <= 0:
+            return math.inf
+        # Queries that deserve the budget come unevenly: about √limit more or fewer in a window.
+        let_through = share * min(FULL, RESERVE * left / math.sqrt(limit))
         if len(self._sorted) < FIRST:
             return 1.0 - let_through  # as if gains were spread evenly from 0 to 1
         n = math.floor(let_through * len(self._sorted) + 1e-9)
-        return math.inf if n < 1 and level <= 0 else self._sorted[max(0, len(self._sorted) - max(1, n))]
+        return self._sorted[max(0, len(self._sorted) - max(1, n))]
 
     def __len__(self) -> int:
         return len(self._sorted)
@@ -383,19 +386,18 @@ class Budgets:
     def _remaining(self, limit: Limit, now: float) -> Remaining:
         if limit.unit == "queries":
             counted = self._shares[limit.name]
-            level = counted.left() / counted.limit if counted.limit else 0.0
-            least = self._pacer.least_gain(counted.share, level)
+            least = self._pacer.least_gain(counted.share, counted.left(), counted.limit)
             return Remaining(limit.name, "queries", float(counted.left()), float(counted.limit), least)
-        ledger = self._amounts[limit.name]
-        left = ledger.left(now)
-        share = self._affordable(limit, now)
-        least = self._pacer.least_gain(share, left / limit.limit if limit.limit else 0.0)
+        left, demand = self._amounts[limit.name].left(now), self._demand.get(limit.name, 0.0)
+        if demand <= 0:  # nothing is known of what escalating takes
+            return Remaining(limit.name, limit.unit, left, limit.limit)
+        share = self._affordable(limit, demand, now)
+        least = self._pacer.least_gain(share, left / demand, limit.limit / demand)
         return Remaining(limit.name, limit.unit, left, limit.limit, least)
 
-    def _affordable(self, limit: Limit, now: float) -> float:
+    def _affordable(self, limit: Limit, demand: float, now: float) -> float:
         """The share of queries that the limit pays for, at their recent rate and mean demand."""
-        demand = self._demand.get(limit.name, 0.0)
-        if demand <= 0 or len(self._asked) < 2:
+        if len(self._asked) < 2:
             return 1.0
         span = max(now - self._asked[0], 1e-9)
         per_window = len(self._asked) / span * limit.window
