@@ -2,9 +2,8 @@
 
 Decoding one token reads every weight once, so its time is taken to be linear in the bytes of the weights;
 reading a prompt is bound by arithmetic, so its time per token is taken to be proportional to the number of
-parameters. Both lines go through figures that somebody measured on the board. Peak FLOPS are never used: they
-are wrong by one to three orders of magnitude for decoding at batch 1 (`docs/simulation.md` shows by how
-much).
+parameters. Both lines go through figures that somebody measured on the board. Peak FLOPS are never used: a
+decoded token is bound by memory, which they say nothing about (`docs/simulation.md` compares the two).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""What `tools/compare_policies.py` runs: fleets under several policies, learning, watching for drift."""
