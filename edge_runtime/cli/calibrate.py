@@ -79,8 +79,7 @@ def command(
     from edge_runtime.calibration import fingerprint, user_file
     from edge_runtime.evaluation.labelled import answer_all, read_rows
     from edge_runtime.evaluation.marked import asker
-    from offload.calibrate import select
-    from offload.calibration import Calibration
+    from offload.calibrate import make_calibration, select
 
     rows = [read_rows(path, limit) for path in files]
     labelled: list[Labelled] = [one for part in rows for one in part.labelled]
@@ -99,17 +98,13 @@ def command(
     with progress("fit") as advance:
         selection = select(labelled, seed=seed, step=lambda kind: advance(1, label=f"fit {kind}"))
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    calibration = Calibration(
-        selection.entries,
+    calibration = make_calibration(
+        selection,
         identity,
-        name,
-        datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        {
-            "description": ", ".join(file.name for file in files),
-            "n": len(labelled),
-            "skipped": sum(selection.skipped.values()),
-            "sha256": digest,
-        },
+        model_id=name,
+        created=datetime.now(timezone.utc),
+        data={"description": ", ".join(file.name for file in files), "sha256": digest},
+        seed=seed,
     )
     calibration.save(path)
     drawn = draw(selection, name, pictures) if pictures is not None else []

@@ -12,6 +12,7 @@ from offload.calibrate.fit import (
     fit_trees,
     has_scikit_learn,
 )
+from offload.calibrate.make import make_calibration
 from offload.calibrate.select import Candidate, KindFit, Labelled, Selection, choose, select
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "fit_temperature",
     "fit_trees",
     "has_scikit_learn",
+    "make_calibration",
     "select",
 ]

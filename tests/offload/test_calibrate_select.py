@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import pytest
 
-from offload.calibrate import Labelled, Selection, choose, select
+from offload.calibrate import Labelled, Selection, choose, make_calibration, select
 from offload.calibrate.select import MIN_ROWS, wins
 from offload.calibration import Calibration, Fingerprint
 from offload.errors import CalibrationError
 from offload.evaluate.reliability import brier, ece, ece_floor
+from offload.learn.drift import Reference
 from offload.spans import decisive_spans
 from offload.types import Evidence, Token
 
@@ -98,7 +100,13 @@ def test_out_of_fold_figures_are_those_of_rows_not_fitted_on() -> None:
 def test_a_calibration_made_of_the_choice_states_the_fitted_probabilities() -> None:
     labelled = rows(300)
     selection = fast(labelled)
-    c = Calibration(selection.entries, Fingerprint("", "", ""), "m", "now", {})
+    moment = datetime(2026, 1, 31, 13, 0, tzinfo=timezone(timedelta(hours=1)))
+    c = make_calibration(
+        selection, Fingerprint("", "", ""), model_id="m", created=moment, data={"sha256": "x"}
+    )
+    assert (c.created, c.data["n"], c.data["sha256"]) == ("2026-01-31T12:00:00Z", 300, "x")
+    lengths = Reference.from_dict({"calibration_id": c.id, "samples": c.data["reference"]}).samples["length"]
+    assert lengths == (-7.0,) * 300
     again = Calibration.from_json(c.to_json())
     p = np.array([again.apply(row.evidence, FRAME) for row in labelled], float)
     y = np.array([row.correct for row in labelled])

@@ -19,8 +19,8 @@ from edge_runtime.evaluation.catalogue import SUITES
 from edge_runtime.evaluation.problems import STEPS, generate
 from edge_runtime.evaluation.problems.rows import to_case as to_problem
 from model_zoo import amend, open_package
-from offload.calibrate import Labelled, Selection, select
-from offload.calibration import FILE_NAME, Calibration
+from offload.calibrate import Labelled, Selection, make_calibration, select
+from offload.calibration import FILE_NAME
 from offload.spans import read as read_answer
 from tools.answers import AnswerBook
 
@@ -79,12 +79,12 @@ def calibrate(
         found = labelled(book, rows, lambda: bar(1))
     selection = select(found)
     manifest = open_package(package).manifest
-    calibration = Calibration(
-        selection.entries,
+    calibration = make_calibration(
+        selection,
         fingerprint(manifest),
-        manifest.id,
-        datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        {"description": DESCRIPTION, "n": len(found), "skipped": sum(selection.skipped.values())},
+        model_id=manifest.id,
+        created=datetime.now(timezone.utc),
+        data={"description": DESCRIPTION},
     )
     value = report(selection, calibration)
     evaluation = {**manifest.evaluation, "calibration": {"n": len(found), **value["all"]["after"]}}
