@@ -43,6 +43,13 @@ _UNKNOWN_SIZES = 0x8
 
 def pull_package(url: str, entry: RegistryEntry | None, options: Options, place: Place) -> Pulled:
     """Install the package at `url`; see `pull.pull`."""
+    given = {
+        "--revision": options.revision is not None,
+        "--context": options.context_length is not None,
+        "--keep-checkpoint": options.keep_checkpoint,
+    }
+    for flag in (flag for flag, is_given in given.items() if is_given):
+        raise PullError(f"{url}: is a ready package, not a checkpoint; leave out {flag}")
     kind = _Archive if urlsplit(url).path.endswith(".edge") else _Folder
     work = place.models / DOWNLOADS / f"url-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
     with claimed(work, place):

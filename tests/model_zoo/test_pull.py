@@ -158,6 +158,13 @@ def test_an_entry_without_a_commit_says_that_the_present_one_was_taken(place: Pl
     assert "pins no commit of owner/Tiny" in note
 
 
+def test_where_signatures_are_required_a_package_made_here_is_installed_and_told_to_be_signed(
+    place: Place,
+) -> None:
+    (note,) = pull(TINY, None, replace(place, policy=SignaturePolicy("required"))).notes
+    assert "sign it yourself with edge-runtime models sign tiny --key FILE" in note
+
+
 def test_what_is_installed_at_that_revision_is_left_alone(
     server: Server, place: Place, converter: Converter
 ) -> None:
@@ -413,6 +420,22 @@ def test_a_ready_package_is_installed_byte_by_byte(
     assert left_in(models) == []
     again = pull(kind(server, ready), None, place)
     assert (again.action, again.downloaded) == ("present", 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (Options(scheme="int8"), "is a ready package of scheme int4; leave out --scheme"),
+        (Options(revision="v2"), "not a checkpoint; leave out --revision"),
+        (Options(context_length=64), "not a checkpoint; leave out --context"),
+        (Options(keep_checkpoint=True), "not a checkpoint; leave out --keep-checkpoint"),
+    ],
+)
+def test_what_only_a_checkpoint_can_have_is_refused_for_a_ready_package(
+    server: Server, place: Place, ready: Path, options: Options, message: str
+) -> None:
+    with pytest.raises(PullError, match=message):
+        pull(offer(server, ready), options, place)
 
 
 def test_the_address_of_the_manifest_means_its_folder(server: Server, place: Place, ready: Path) -> None:
