@@ -1,9 +1,11 @@
 """What to do with an answer: the vocabulary of queries, evidence, confidence and decisions.
 
 Knows: the plain, frozen data that all parts share (`Query`, `Token`, `Evidence`, `Confidence`, `Decision`,
-`Answer`), how token evidence is folded, and recorded outcomes. Routing, residency, the encrypted channel, the
-queue, the cache and the gateway belong here and are not built yet. Does not know: tensors, model files, or
-engines.
+`Answer`), how token evidence is folded, and recorded outcomes; in modules of their own, confidence
+(`offload.confidence`, `offload.calibration`), decisions (`offload.router`, `offload.guarantee`,
+`offload.budget`), learning to route (`offload.learn`) and simulation (`offload.simulate`). Residency, the
+encrypted channel, the queue, the cache and the gateway belong here and are not built yet. Does not know:
+tensors, model files, or engines.
 """
 
 from offload.errors import OffloadError, OutcomesError
