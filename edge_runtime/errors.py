@@ -14,6 +14,7 @@ EdgeRuntimeError
 └── MissingExtraError    an optional dependency is not installed (names the extra)
 model_zoo.ModelZooError  (model_zoo/errors.py)
 offload.OffloadError     (offload/errors.py)
+├── ChannelError         the encrypted channel (offload/channel/errors.py draws its own tree)
 ├── GuaranteeError       a promise about wrong answers that cannot be tested
 ├── PolicyError          a routing policy, budget or price that cannot be followed
 ├── RouterFileError      a saved router is missing, damaged or of another format
