@@ -10,9 +10,11 @@ import numpy as np
 
 from offload.calibrate.select import Selection
 from offload.calibration import Calibration, Fingerprint
-from offload.learn.drift import Reference
 
 __all__ = ["make_calibration"]
+
+REFERENCE_ROWS = 400
+"""Rows of a kind whose signals are kept."""
 
 
 def make_calibration(
@@ -31,15 +33,19 @@ def make_calibration(
         data: what is told of the rows; `n`, `skipped` and `reference` are added.
         seed: which rows' signals are kept as the reference.
     """
-    evidence = [row.evidence for row in selection.usable]
-    samples = Reference.of(evidence, np.random.default_rng(seed)).to_dict()["samples"]
+    from offload.learn.drift import (
+        Reference,
+    )  # `offload.learn` makes calibrations anew, so it imports this package
+
+    rng, references = np.random.default_rng(seed), {}
+    for kind in selection.kinds:
+        evidence = [selection.usable[i].evidence for i in kind.rows]
+        samples = Reference.of(evidence, rng, limit=REFERENCE_ROWS).to_dict()["samples"]
+        references[kind.kind] = {
+            name: [_short(value) for value in values] for name, values in samples.items()
+        }
     skipped = sum(selection.skipped.values())
-    told = {
-        **data,
-        "n": len(evidence) + skipped,
-        "skipped": skipped,
-        "reference": {name: [_short(value) for value in values] for name, values in samples.items()},
-    }
+    told = {**data, "n": len(selection.usable) + skipped, "skipped": skipped, "reference": references}
     utc = created.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     return Calibration(selection.entries, fingerprint, model_id, utc, told)
 

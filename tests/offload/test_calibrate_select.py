@@ -105,8 +105,8 @@ def test_a_calibration_made_of_the_choice_states_the_fitted_probabilities() -> N
         selection, Fingerprint("", "", ""), model_id="m", created=moment, data={"sha256": "x"}
     )
     assert (c.created, c.data["n"], c.data["sha256"]) == ("2026-01-31T12:00:00Z", 300, "x")
-    lengths = Reference.from_dict({"calibration_id": c.id, "samples": c.data["reference"]}).samples["length"]
-    assert lengths == (-7.0,) * 300
+    kept = Reference.from_dict({"calibration_id": c.id, "samples": c.data["reference"]["frame"]})
+    assert kept.samples["length"] == (-7.0,) * 300
     again = Calibration.from_json(c.to_json())
     p = np.array([again.apply(row.evidence, FRAME) for row in labelled], float)
     y = np.array([row.correct for row in labelled])
