@@ -48,28 +48,21 @@ def test_csv_files_of_both_parts_are_read() -> None:
 
 def test_parts_of_clinc_are_taken_apart() -> None:
     names = ("train", "val", "test", "oos_train", "oos_val", "oos_test")
-    made = sources.from_clinc(
-        {"data_full.json": json.dumps({n: [[f"say {n}", "oos"]] for n in names}).encode()}
-    )
+    content = json.dumps({name: [[f"say {name}", "oos"]] for name in names})
+    made = sources.from_clinc({"data_full.json": content.encode()})
     assert set(made) == {f"{name}.jsonl" for name in names}
     assert rows(made["oos_val.jsonl"]) == [{"text": "say oos_val", "intent": "oos"}]
 
 
 def test_six_models_answers_to_a_question_come_together() -> None:
-    header = "prompt,mixtral-8x7b-instruct-v0.1,gpt-4-1106-preview,mixtral-8x7b-instruct-v0.1_response,"
-    table = (
-        header + 'gpt-4-1106-preview_response\nWhat is 1+1?,False,True,"it is\n3",2\nUnknown?,True,True,a,b\n'
-    )
-    example = {
-        "question": "What is 1+1? ",
-        **{
-            f"{n}_{k}": {"is_correct": n == "6b", "solution": n}
-            for n in ("6b", "175b")
-            for k in ("finetuning", "verification")
-        },
-    }
+    weak, strong = "mixtral-8x7b-instruct-v0.1", "gpt-4-1106-preview"
+    table = f"prompt,{weak},{strong},{weak}_response,{strong}_response\n"
+    table += 'What is 1+1?,False,True,"it is\n3",2\nUnknown?,True,True,a,b\n'
+    theirs = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
+    solved = {name: {"is_correct": name[0] == "6", "solution": name} for name in theirs}
+    example = json.dumps({"question": "What is 1+1? ", **solved})
     made = sources.from_gsm8k(
-        {"gsm8k_responses.csv": table.encode(), "example_model_solutions.jsonl": json.dumps(example).encode()}
+        {"gsm8k_responses.csv": table.encode(), "example_model_solutions.jsonl": example.encode()}
     )
     (row,) = rows(made["public.jsonl"])
     assert row["mixtral_8x7b"] == {"correct": False, "response": "it is\n3"}
@@ -100,8 +93,8 @@ def test_home_assistants_archive_is_unpacked_without_its_folder() -> None:
         archive.writestr("intents-main/sentences/de/light_HassLightSet.yaml", "language: de\n")
         archive.writestr(
             "intents-main/tests/en/light_HassTurnOn.yaml",
-            "language: en\ntests:\n  - sentences: [lights on, kitchen on]\n    intent:\n      name: HassTurnOn\n"
-            "      context: {area: Kitchen}\n      slots: {domain: light}\n    response: ok\n",
+            "language: en\ntests:\n  - sentences: [lights on, kitchen on]\n    intent:\n"
+            "      name: HassTurnOn\n      context: {area: Kitchen}\n      slots: {domain: light}\n    response: ok\n",
         )
     made = sources.from_home_assistant({"intents.zip": buffer.getvalue()})
     assert set(made) == {
