@@ -11,16 +11,18 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edge_runtime.errors import ConfigError
 from offload.budget import Limit
-from offload.calibrate import Labelled
 from offload.calibration import Calibration
 from offload.context import Strategy
 from offload.errors import GuaranteeError, OffloadError
 from offload.guarantee import Certificate
 from offload.policy import Policy, Preference, policy_from
+
+if TYPE_CHECKING:
+    from offload.calibrate import Labelled
 
 __all__ = ["Certified", "Routing", "confidence_of", "read_certified", "routing_of", "write_certified"]
 
@@ -31,7 +33,8 @@ _FROM_FILE = ("certificate", "certified_calibration")
 
 
 class _Settings(Protocol):
-    path: Path | None
+    @property
+    def path(self) -> Path | None: ...
 
     def get(self, section: str, key: str) -> Any: ...
 

@@ -1,9 +1,10 @@
 """`Runtime`: a query goes in, an answer with evidence comes out.
 
 The way of a query is laid out for what surrounds the device (residency, cache, confidence, router, courier);
-here the device answers everything, and the answer says so: its decision is `keep` by the rule `no-router`.
-Its confidence is a probability of being right where the model has a calibration; otherwise it has a raw
-signal and the reason why there is no probability.
+here nobody else can be asked yet, so the router (`offload.router`) keeps every answer, and says of an unsure
+one that it should have gone elsewhere; a policy that keeps no such answer has it refused, and no text is
+given out. The confidence is a probability of being right where the model has a calibration; otherwise it has
+a raw signal and the reason why there is no probability.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -22,14 +23,17 @@ from edge_runtime.generate import Chunk, timings_of, usage_of
 from edge_runtime.grammar import Grammar
 from edge_runtime.model import LoadedModel
 from edge_runtime.probing import ModelProber
+from edge_runtime.routing import Routing, routing_of
 from edge_runtime.sampling import SamplingParams
 from edge_runtime.tokens import Overflow
 from edge_runtime.trust import signature_policy
 from model_zoo import Package
 from offload.calibration import Calibration
 from offload.confidence import not_whole, score
+from offload.policy import State
 from offload.probes import with_probes
-from offload.types import Answer, Decision, Message, Query
+from offload.router import decide
+from offload.types import Answer, Message, Query
 
 __all__ = ["AnswerStream", "Asked", "Runtime"]
 
@@ -45,6 +49,9 @@ _OTHER = ("grammar", "raw", "overflow", "speculative", *_GRAMMARS)
 
 
 class _Settings(Protocol):
+    @property
+    def path(self) -> Path | None: ...
+
     def get(self, section: str, key: str) -> Any: ...
 
     def engine_options(self) -> dict[str, Any]: ...
@@ -64,6 +71,7 @@ class Runtime:
         clock: monotonic seconds, for timings.
         new_id: makes ids of answers and queries.
         calibration: what the model's evidence is worth (`edge_runtime.calibration.find_calibration`).
+        routing: when an answer is kept (`edge_runtime.routing.routing_of`).
     """
 
     def __init__(
@@ -75,8 +83,9 @@ class Runtime:
         clock: Callable[[], float] = time.perf_counter,
         new_id: Callable[[], str] = _new_id,
         calibration: Calibration | None = None,
+        routing: Routing | None = None,
     ) -> None:
-        self.model, self.calibration = model, calibration
+        self.model, self.calibration, self.routing = model, calibration, routing or Routing()
         self._config, self._wall_clock, self._clock, self._new_id = config, wall_clock, clock, new_id
 
     @classmethod
@@ -106,6 +115,7 @@ class Runtime:
             from edge_runtime.config import defaults
 
             config = defaults()
+        routing = routing_of(config)
         loaded = LoadedModel.open(
             model if model is not None else config.get("model", "name"),
             engine_options={**config.engine_options(), **engine_options},
@@ -115,7 +125,13 @@ class Runtime:
         )
         calibration = find_calibration(loaded)
         return cls(
-            loaded, config=config, wall_clock=wall_clock, clock=clock, new_id=new_id, calibration=calibration
+            loaded,
+            config=config,
+            wall_clock=wall_clock,
+            clock=clock,
+            new_id=new_id,
+            calibration=calibration,
+            routing=routing,
         )
 
     def answer(self, asked: Asked, **params: Any) -> Answer:
@@ -249,14 +265,19 @@ class Runtime:
             again = ModelProber(self.model, max(PROBE_TOKENS, 2 * evidence.n))
             turns = [{"role": turn.role, "content": turn.content} for turn in self._messages(query)]
             evidence = with_probes(evidence, self.calibration.probes, again, turns, text)
+        confidence = score(evidence, self.calibration, text=text)
+        world = State(self.routing.policy, confidence=confidence, preference=self.routing.prefer, text=text)
+        decision = decide(query, evidence, world)
+        refused = decision.action == "refuse"
         return Answer(
             id=query.id,
-            text=text,
-            source="device",
+            text="" if refused else text,
+            source="refused" if refused else "device",
             model_id=self.model.id,
-            confidence=score(evidence, self.calibration, text=text),
+            confidence=confidence,
             evidence=evidence,
-            decision=Decision("keep", "no-router", "no policy is configured: the device's answer is kept"),
+            decision=decision,
+            fallback=decision.fallback,
             usage=usage_of(last),
             timings={"load_s": self.model.load_s, "ttft_s": ttft_s, **timings_of(last), "total_s": total_s},
             created_at=self._wall_clock(),
@@ -264,7 +285,11 @@ class Runtime:
 
 
 class AnswerStream(Iterator[Chunk]):
-    """Chunks of one answer; `answer` is set once they have been read."""
+    """Chunks of one answer; `answer` is set once they have been read.
+
+    Under a policy that refuses unsure answers the text comes with the last chunk: before it, nobody knows
+    whether it may be given out.
+    """
 
     def __init__(self, runtime: Runtime, query: Query, chunks: Iterator[Chunk]) -> None:
         self._runtime, self.query, self._chunks = runtime, query, chunks
@@ -281,6 +306,8 @@ class AnswerStream(Iterator[Chunk]):
         self._text.append(chunk.text)
         if chunk.finish_reason is not None:
             self.answer = self._runtime._finished(self.query, "".join(self._text), chunk, self._first, now)
+        if self._runtime.routing.policy.fallback == "refuse":
+            return replace(chunk, text="" if self.answer is None else self.answer.text)
         return chunk
 
     def finish(self) -> Answer:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_runtime.cli import options
-from edge_runtime.cli.output import echo_text, emit_json, json_option, status, stderr_is_terminal
+from edge_runtime.cli.output import ExitCode, echo_text, emit_json, json_option, status, stderr_is_terminal
 from edge_runtime.cli.show import print_tokens, status_line
 
 if TYPE_CHECKING:
@@ -77,6 +77,9 @@ def command(
         print_tokens(seen)
     if verbose or stderr_is_terminal():
         status(status_line(answer))
+    if answer.source == "refused":
+        status(f"refused: {answer.decision.reason if answer.decision else 'by the policy'}")
+        click.get_current_context().exit(ExitCode.FAILED)
 
 
 def read_prompt(argument: str | None) -> str:

@@ -68,7 +68,32 @@ def test_without_a_calibration_no_probability_is_claimed(runtime: Runtime) -> No
     assert answer.confidence.calibration_id is None
     assert (answer.confidence.signal, answer.confidence.raw) == ("mean_logprob", answer.evidence.mean_logprob)
     assert answer.decision is not None
-    assert (answer.decision.action, answer.decision.rule) == ("keep", "no-router")
+    assert (answer.decision.action, answer.decision.rule) == ("keep", "uncalibrated")
+    assert answer.fallback
+    assert "but nobody can be asked" in answer.decision.reason
+
+
+def test_a_policy_that_keeps_no_unsure_answer_has_it_refused_and_gives_out_no_text(package: Path) -> None:
+    config = Config(path=None, given={"router": {"otherwise": "refuse"}}, tables={})
+    with Runtime.open(package, config=config, threads=1) as strict:
+        stream = strict.stream("turn off the lights", max_tokens=5)
+        shown = "".join(chunk.text for chunk in stream)
+    assert stream.answer is not None
+    assert (stream.answer.source, stream.answer.text, shown) == ("refused", "", "")
+    assert stream.answer.evidence is not None
+    assert stream.answer.evidence.n > 0
+
+
+def test_an_answer_that_is_kept_comes_whole_where_others_would_be_refused(package: Path) -> None:
+    config = Config(path=None, given={"router": {"otherwise": "refuse", "prefer": "device"}}, tables={})
+    with Runtime.open(package, config=config, threads=1) as strict, Runtime.open(package, threads=1) as free:
+        stream = strict.stream("turn off the lights", max_tokens=5)
+        chunks = list(stream)
+        plain = free.answer("turn off the lights", max_tokens=5)
+    assert stream.answer is not None
+    assert (stream.answer.source, stream.answer.fallback) == ("device", False)
+    assert [chunk.text for chunk in chunks[:-1]] == [""] * (len(chunks) - 1)
+    assert chunks[-1].text == stream.answer.text == plain.text
 
 
 def test_an_answer_without_scored_tokens_has_no_raw_signal(runtime: Runtime) -> None:
