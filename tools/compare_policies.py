@@ -38,10 +38,10 @@ from tools.simulation.report import draw, fill, tables
 @click.option(
     "--weight-bytes", default=0.398e9, show_default=True, help="Bytes of its weights read per token."
 )
-@click.option("--devices", default=300, show_default=True, help="Devices of a fleet.")
-@click.option("--queries", default=60, show_default=True, help="Queries per device.")
+@click.option("--devices", default=200, show_default=True, help="Devices of a fleet.")
+@click.option("--queries", default=100, show_default=True, help="Queries per device.")
 @click.option(
-    "--agent-seconds", default=60.0, show_default=True, help="Training time of each agent; 0: none."
+    "--agent-seconds", default=75.0, show_default=True, help="Training time of each agent; 0: none."
 )
 @click.option(
     "--agent-runs", default=100, show_default=True, help="Most runs of a PPO agent (A2C: three times)."

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from offload.budget import Budgets, Limit
+from offload.budget import Budgets, Limit, Reservation
 from offload.policy import Device, Policy, State, Target
 from offload.router import decide
 from offload.simulate.world import Step, View
@@ -46,13 +46,14 @@ class RouterPolicy:
     decisions: int = 0
     _budgets: list[Budgets] = field(default_factory=list)
     _asked: list[bool] = field(default_factory=list)
+    _reserved: dict[int, Reservation] = field(default_factory=dict)
 
     def start(self, devices: int, rng: np.random.Generator) -> None:
         """A ledger for every device."""
         limits = () if self.budget is None else (Limit("money", "cost", self.budget, self.window_s),)
         self._budgets = [Budgets(limits, prior_gains=self.prior_gains) for _ in range(devices)]
         self._asked = [False] * devices
-        self.decisions = 0
+        self._reserved, self.decisions = {}, 0
 
     def before(self, view: View) -> Bools:
         """Decide from the prompt alone."""
@@ -73,7 +74,10 @@ class RouterPolicy:
         return escalated
 
     def observe(self, step: Step) -> None:
-        """Nothing is learnt."""
+        """Give back what was reserved and not spent."""
+        for d, reservation in self._reserved.items():
+            self._budgets[d].settle(reservation, {"cost": float(step.cost[d])})
+        self._reserved = {}
 
     def _count(self, view: View, probability: Floats, devices: list[int]) -> None:
         """Tell the pacing what escalating each query would gain, by the best that is known of it."""
@@ -91,7 +95,7 @@ class RouterPolicy:
                 "cloud",
                 allowed=True,
                 quality=float(view.strong_prior[d]),
-                cost=float(view.cost[d]),
+                cost=float(view.cost_bound[d]),
                 latency_s=float(view.cloud_s[d]),
             )
             p, prior = float(view.confidence[d]), float(view.prior[d])
@@ -110,5 +114,8 @@ class RouterPolicy:
             query = Query(id="q", messages=(), deadline_s=self.deadline_s)
             asked = decide(query, evidence, state).action == "escalate"
             self.decisions += 1
-            answers.append(asked and self._budgets[d].reserve(now, target).refused is None)
+            taken = self._budgets[d].reserve(now, target) if asked else None
+            if taken is not None and taken.refused is None:
+                self._reserved[d] = taken
+            answers.append(d in self._reserved)
         return answers

@@ -177,7 +177,7 @@ def synthetic_pool(
     view = r * z + math.sqrt(1 - r * r) * rng.standard_normal(n)
     spread = sharpness**2 * (1 - r * r)
     prior = _sigmoid((offset + sharpness * r * view) / math.sqrt(1 + math.pi * spread / 8))
-    tokens = np.exp(rng.normal(math.log(60), 0.4, n))
+    tokens = np.exp(rng.normal(math.log(60), 0.25, n))
     return Pool(
         weak=rng.random(n) < truth,
         strong=rng.random(n) < strong_p,

@@ -83,11 +83,11 @@ class Scenario:
 class View:
     """What D devices know when they decide; arrays of length D, float64 unless said otherwise.
 
-    `confidence` is NaN before the device has answered. `local_s` is the time that the device's answer will
-    take (0 once it is there); `cloud_s` and `cost` are what this device expects of the cloud, from its own
-    past exchanges and the list prices. `link` (bool) is what the operating system says now. `now_s` is the
-    time. `money_left` is inf without a budget. `truth` (weak, strong) is there for a policy with `sees_truth`
-    alone.
+    `confidence` is NaN before the device has answered. `local_s` is the time that the device's answer is
+    expected to take (0 once it is there); `cloud_s` and `cost` are what this device expects of the cloud,
+    from its own past exchanges, the list prices and an answer of mean length, `cost_bound` the price of the
+    longest. `link` (bool) is what the operating system says now, `now_s` the time. `money_left` is inf
+    without a budget. `truth` (weak, strong) is there for a policy with `sees_truth` alone.
     """
 
     step: int
@@ -100,6 +100,7 @@ class View:
     local_s: Floats
     cloud_s: Floats
     cost: Floats
+    cost_bound: Floats
     money_left: Floats
     money_total: float
     waited_s: Floats
@@ -109,8 +110,8 @@ class View:
     truth: tuple[Bools, Bools] | None = None
 
     def affordable(self) -> Bools:
-        """Where one more query does not exceed the budget."""
-        fits: Bools = self.cost <= self.money_left
+        """Where one more query cannot exceed the budget, however long its answer."""
+        fits: Bools = self.cost_bound <= self.money_left
         return fits
 
 
@@ -258,6 +259,10 @@ class World:
         idle = np.array([p.idle_watts for p in profiles])
         edges = self.traces.edges()
 
+        # What a device can know of lengths before it sees them: their mean, and for the budget the longest.
+        weak_mean, strong_mean = pool.weak_tokens.mean(), np.full(s.devices, pool.strong_tokens.mean())
+        longest = np.full(s.devices, pool.strong_tokens.max())
+
         policy.start(s.devices, np.random.default_rng((s.seed, 1)))
         free_at = np.zeros(s.devices)
         money = np.full(s.devices, s.budget)
@@ -275,13 +280,8 @@ class World:
             down_bytes = OVERHEAD_BYTES + pool.strong_tokens[row] * BYTES_PER_TOKEN
             speaking = pool.strong_tokens[row] / cloud.decode
             cost = cloud.cost(pool.prompt_tokens[row], pool.strong_tokens[row])
-            expected = (
-                ROUND_TRIPS * seen_rtt
-                + up_bytes / seen_up
-                + down_bytes / seen_down
-                + cloud.first_token_s
-                + speaking
-            )
+            answer_bytes = OVERHEAD_BYTES + strong_mean * BYTES_PER_TOKEN
+            moving = ROUND_TRIPS * seen_rtt + up_bytes / seen_up + answer_bytes / seen_down
             # 1 before: some queries go straight to the cloud
             view = View(
                 step=k,
@@ -291,9 +291,10 @@ class World:
                 strong_prior=pool.strong_prior[row],
                 link=self.traces.up[devices, self.traces.index(start)],
                 rtt_s=seen_rtt,
-                local_s=local_s,
-                cloud_s=expected,
-                cost=cost,
+                local_s=pool.prompt_tokens[row] * prefill + weak_mean * decode,
+                cloud_s=moving + cloud.first_token_s + strong_mean / cloud.decode,
+                cost=cloud.cost(pool.prompt_tokens[row], strong_mean),
+                cost_bound=cloud.cost(pool.prompt_tokens[row], longest),
                 money_left=money,
                 money_total=s.budget,
                 waited_s=start - arrival,
