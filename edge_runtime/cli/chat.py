@@ -17,7 +17,7 @@ import click
 
 from edge_runtime.cli import options
 from edge_runtime.cli.output import echo_text, emit_json, json_option, print_table, status, stdout_is_terminal
-from edge_runtime.cli.show import evidence_rows, status_line
+from edge_runtime.cli.show import evidence_rows, refusal, status_line
 from edge_runtime.errors import EdgeRuntimeError
 
 if TYPE_CHECKING:
@@ -128,10 +128,15 @@ class Conversation:
             self.turns.pop()
             raise
         self.last = answer
-        # What was generated before an interruption was said, and stays said.
-        self.turns.append({"role": "assistant", "content": answer.text})
+        if answer.source == "refused":  # nothing was said: the conversation goes on without the question
+            self.turns.pop()
+        else:  # what was generated before an interruption was said, and stays said
+            self.turns.append({"role": "assistant", "content": answer.text})
         if self._as_json:
             emit_json(answer.to_dict())
+            return
+        if answer.source == "refused":
+            status(refusal(answer))
             return
         click.echo()
         if stdout_is_terminal():

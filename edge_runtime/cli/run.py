@@ -11,7 +11,7 @@ import click
 
 from edge_runtime.cli import options
 from edge_runtime.cli.output import ExitCode, echo_text, emit_json, json_option, status, stderr_is_terminal
-from edge_runtime.cli.show import print_tokens, status_line
+from edge_runtime.cli.show import print_tokens, refusal, status_line
 
 if TYPE_CHECKING:
     from offload.types import Answer, Token
@@ -78,7 +78,7 @@ def command(
     if verbose or stderr_is_terminal():
         status(status_line(answer))
     if answer.source == "refused":
-        status(f"refused: {answer.decision.reason if answer.decision else 'by the policy'}")
+        status(refusal(answer))
         click.get_current_context().exit(ExitCode.FAILED)
 
 

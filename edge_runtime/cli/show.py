@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from edge_runtime.cli.output import print_table
 from offload.types import Answer, Token
 
-__all__ = ["evidence_rows", "print_tokens", "status_line"]
+__all__ = ["evidence_rows", "print_tokens", "refusal", "status_line"]
 
 
 def status_line(answer: Answer) -> str:
@@ -27,6 +27,11 @@ def status_line(answer: Answer) -> str:
     if speed:
         parts.append(f"{speed:,.0f} tokens/s")
     return " · ".join(parts)
+
+
+def refusal(answer: Answer) -> str:
+    """Why an answer was not given out."""
+    return f"refused: {'by the policy' if answer.decision is None else answer.decision.reason}"
 
 
 def _duration(answer: Answer) -> str:

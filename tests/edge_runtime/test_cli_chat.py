@@ -15,12 +15,12 @@ import pytest
 
 from edge_runtime.cli.chat import HELP, Conversation, Interrupt
 from edge_runtime.errors import ContextOverflowError
-from offload.types import Answer, Evidence, Token
+from offload.types import Answer, Decision, Evidence, Token
 
 FAKE_PROGRAM = '''
 import sys, time
 from edge_runtime.cli import cli, options
-from offload.types import Answer, Evidence
+from offload.types import Answer, Decision, Evidence
 from types import SimpleNamespace
 
 class Stream:
@@ -84,6 +84,22 @@ def test_the_conversation_is_remembered(capsys: pytest.CaptureFixture[str]) -> N
     assert chat.take("two")
     assert [m["content"] for m in model.seen[1]] == ["Be brief.", "one", "answer 2", "two"]
     assert capsys.readouterr().out == "answer 2\nanswer 4\n"
+
+
+def test_a_refused_answer_leaves_the_conversation_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    model = FakeModel()
+
+    def ask(messages: list[dict[str, str]], cancelled: Callable[[], bool]) -> FakeStream:
+        stream = model(messages, cancelled)
+        decision = Decision("refuse", "guarantee", "too unsure")
+        stream.finish = lambda: Answer("a", "", "refused", "fake", decision=decision)  # type: ignore[method-assign]
+        stream.text = ""
+        return stream
+
+    chat = Conversation(ask)
+    assert chat.take("one")
+    assert chat.messages == []
+    assert "refused: too unsure" in capsys.readouterr().err
 
 
 def test_reset_forgets_all_but_the_system_message() -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from edge_runtime.cli import cli, options, output
 from edge_runtime.cli.show import status_line
 from edge_runtime.errors import ContextOverflowError
-from offload.types import Answer, Confidence, Evidence, Token
+from offload.types import Answer, Confidence, Decision, Evidence, Token
 
 TOKENS = (
     Token(1, "on", logprob=-0.25, entropy=0.5, margin=1.0),
@@ -139,6 +139,20 @@ def test_tokens_shows_the_evidence_of_each(runtime: FakeRuntime) -> None:
         "margin": None,
         "forced": True,
     }
+
+
+def test_a_refused_answer_prints_the_reason_and_fails(
+    runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = replace(
+        ANSWER, text="", source="refused", decision=Decision("refuse", "guarantee", "too unsure")
+    )
+    monkeypatch.setattr(FakeStream, "__iter__", lambda self: iter([]))
+    monkeypatch.setattr(FakeStream, "finish", lambda self: refused)
+    result = run("hello")
+    assert (result.exit_code, result.stdout) == (output.ExitCode.FAILED, "\n")
+    assert "refused: too unsure" in result.stderr
+    assert json.loads(run("hello", "--json").stdout)["source"] == "refused"
 
 
 def test_verbose_prints_the_status_line_on_stderr(runtime: FakeRuntime) -> None:
