@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -201,6 +202,24 @@ def test_a_reservation_takes_from_all_budgets_or_from_none():
     assert budgets.reserve(0.0, CLOUD).refused is None
     assert budgets.reserve(1.0, CLOUD).refused == "net"
     assert budgets.remaining(1.0)[0].left == pytest.approx(0.7)
+
+
+def test_threads_together_never_exceed_a_budget():
+    budgets = Budgets([Limit("share", "queries", 0.5, 1000), Limit("money", "cost", 30.0, 1e6)])
+    granted = []
+
+    def ask():
+        for _ in range(100):
+            if budgets.reserve(0.0, replace(CLOUD, cost=0.1)).refused is None:
+                granted.append(0.1)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert math.fsum(granted) == pytest.approx(30.0, abs=0.11)
+    assert math.fsum(granted) <= 30.0
 
 
 def test_a_model_on_the_device_spends_energy_alone():

@@ -123,6 +123,19 @@ def test_the_selective_promise_is_broken_no_more_often_than_it_says(n, alpha, to
     assert broken <= most_violations(draws, delta)
 
 
+@pytest.mark.parametrize("alpha", [0.1, 0.2])
+def test_the_promise_holds_where_many_confidences_are_equal(alpha):
+    """As behind an isotonic calibrator: eight levels, of which every second one is worse than it says."""
+    rng, delta, draws, broken = np.random.default_rng(13), 0.1, 300, 0
+    levels = np.round(np.arange(0.3, 1.01, 0.1), 3)
+    risk = 1 - np.clip(levels + 0.04 * np.where(np.arange(len(levels)) % 2, 1, -1), 0, 0.999)
+    for _ in range(draws):
+        at = rng.integers(0, len(levels), 400)
+        found = selective(levels[at], rng.random(400) >= risk[at], alpha, delta)
+        broken += found.threshold is not None and risk[levels >= found.threshold].mean() > alpha
+    assert broken <= most_violations(draws, delta)
+
+
 def test_a_threshold_tuned_without_a_bound_breaks_the_promise():
     """The population can tell a valid promise from an empty one."""
     rng, alpha, draws, broken = np.random.default_rng(3), 0.1, 100, 0
