@@ -13,7 +13,7 @@ from offload.calibrate.fit import (
     has_scikit_learn,
 )
 from offload.calibrate.make import make_calibration
-from offload.calibrate.select import Candidate, KindFit, Labelled, Selection, choose, select
+from offload.calibrate.selection import Candidate, KindFit, Labelled, Selection, choose, select
 
 __all__ = [
     "Candidate",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from offload.calibrate.select import Selection
+from offload.calibrate.selection import Selection
 from offload.calibration import Calibration, Fingerprint
 
 __all__ = ["make_calibration"]

@@ -73,7 +73,7 @@ def test_marked_rows_make_a_calibration_that_answers_of_the_model_find(package: 
     (kind,) = value["kinds"]
     assert kind["kind"] == "frame"
     assert kind["figures"]["ece_floor"] > 0
-    assert {row["candidate"].split(" · ")[0] for row in kind["tried"]} >= {"temperature", "platt", "isotonic"}
+    assert {row["candidate"].split(" · ")[0] for row in kind["tried"]} >= {"temperature", "platt", "logistic"}
     assert kind["signal_auroc"]["mean_logprob"] > 0.6
     assert value["all"]["after"]["ece"] < 0.15
     with LoadedModel.open(package, threads=1) as model:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from offload.calibrate import Labelled, Selection, choose, make_calibration, select
-from offload.calibrate.select import MIN_ROWS, wins
+from offload.calibrate.selection import MIN_ROWS, wins
 from offload.calibration import Calibration, Fingerprint
 from offload.errors import CalibrationError
 from offload.evaluate.reliability import brier, ece, ece_floor
@@ -144,6 +144,16 @@ def test_a_small_kind_beside_a_large_one_is_left_out_and_named() -> None:
     selection = fast(rows(200) + rows(20, "solution"))
     assert list(selection.left_out) == ["solution"]
     assert [kind.kind for kind in selection.kinds] == ["frame"]
+
+
+def test_isotonic_is_tried_with_rows_enough_alone() -> None:
+    def methods(n: int) -> set[str]:
+        evidence = [row.evidence for row in rows(n)]
+        _, tried, _ = choose(evidence, np.array([row.correct for row in rows(n)]))
+        return {candidate.method for candidate in tried}
+
+    assert methods(499) == {"temperature", "platt"}
+    assert methods(500) == {"temperature", "platt", "isotonic"}
 
 
 def test_the_same_rows_and_seed_give_the_same_choice() -> None:

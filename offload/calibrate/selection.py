@@ -4,8 +4,8 @@ The rule: the richer choice replaces the plainer one when its out-of-fold Brier 
 one standard error of the rows' paired differences.
 
 1. Of single signals with temperature, Platt or isotonic: the lowest Brier score.
-2. `logistic` over all signals replaces that by the rule, then `gbdt` replaces what stands by the rule;
-   neither may lower the AUROC.
+2. `logistic` over the signals of `COMBINED` replaces that by the rule, then `gbdt` replaces what stands by
+   the rule; neither may lower the AUROC.
 3. A family (`frame/hass`) gets an entry of its own by the rule, against the entry of its whole form.
 """
 
@@ -32,7 +32,7 @@ from offload.calibrate.fit import (
 )
 from offload.calibration import Entry
 from offload.calibrators import Calibrator, reads_as_probability, scaled
-from offload.confidence import DEFAULT_SIGNAL, SIGNALS, not_whole, problem_with
+from offload.confidence import DEFAULT_SIGNAL, EXTRA, SIGNALS, not_whole, problem_with
 from offload.errors import CalibrationError
 from offload.evaluate.metrics import auroc
 from offload.evaluate.reliability import brier, ece, ece_floor
@@ -55,8 +55,25 @@ MIN_ROWS, MIN_CLASS = 50, 10
 """A form with fewer rows, or with fewer right or wrong ones, gets no entry."""
 FAMILY_ROWS, FAMILY_CLASS = 100, 20
 """The same of a family, which otherwise shares the entry of its form."""
+ISOTONIC_ROWS = 500
+"""Isotonic steps through fewer rows follow their noise."""
 TRIED_SIGNALS = 8
 """Single signals that are calibrated: those with the highest AUROC."""
+
+COMBINED = (
+    "sum_logprob",
+    "mean_logprob",
+    "min_logprob",
+    "mean_entropy",
+    "max_entropy",
+    *(f"{span}.{name}" for span in ("answer", "keys", "steps") for name in ("mean_logprob", "min_logprob")),
+    "intent.min_logprob",
+    *EXTRA,
+)
+"""Signals that a combiner gets, where all rows have them: few, of different kinds.
+
+With every signal there is it learns the mix of questions that it was made from, and loses on another mix what
+it won in the folds."""
 
 SINGLES: Mapping[str, Callable[[Floats, Bools], Calibrator]] = {
     "temperature": fit_temperature,
@@ -221,10 +238,11 @@ def choose(
         _tried(method, (signal,), columns, y, fold)
         for signal in tried
         for method in SINGLES
-        if method != "temperature" or reads_as_probability(signal)
+        if (method != "temperature" or reads_as_probability(signal))
+        and (method != "isotonic" or len(y) >= ISOTONIC_ROWS)
     ]
     best = min(candidates, key=lambda c: c.brier)
-    varied = tuple(name for name in columns if np.ptp(columns[name]) > 0)
+    varied = tuple(name for name in COMBINED if name in columns and np.ptp(columns[name]) > 0)
     for method in combiners:
         if len(varied) > 1:
             richer = _tried(method, varied, columns, y, fold)
