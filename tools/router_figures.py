@@ -19,8 +19,9 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from offload.budget import Pacer, RollingShare
+from offload.budget import Pacer
 from offload.guarantee import selective
+from offload.rolling import RollingShare
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "router.md"
 DRAWS = 500

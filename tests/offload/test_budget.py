@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offload.budget import BUCKETS, FULL, RESERVE, Budgets, Limit, Pacer, RollingAmount, RollingShare
+from offload.budget import FULL, RESERVE, Budgets, Limit, Pacer
 from offload.errors import PolicyError
 from offload.policy import Policy, State, Target
+from offload.rolling import BUCKETS, RollingAmount, RollingShare
 from offload.router import decide
 from offload.types import Confidence, Evidence, Message, Query
 

@@ -10,18 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offload import guarantee
+from offload.binomial import binomial_cdf, clopper_pearson_lower, clopper_pearson_upper, incomplete_beta
 from offload.errors import GuaranteeError
-from offload.guarantee import (
-    Certificate,
-    binomial_cdf,
-    clopper_pearson_lower,
-    clopper_pearson_upper,
-    conformal,
-    incomplete_beta,
-    overall,
-    rows_needed,
-    selective,
-)
+from offload.guarantee import Certificate, conformal, overall, rows_needed, selective
 
 LOW = 0.3
 
