@@ -319,7 +319,7 @@ def _check_cipher(cipher: object) -> None:
 
 
 def _scrypt(passphrase: bytes, salt: bytes, n: int) -> bytes:
-    return hashlib.scrypt(passphrase, salt=salt, n=n, r=_R, p=_P, maxmem=256 * n * _R, dklen=32)
+    return hashlib.scrypt(passphrase, salt=salt, n=n, r=_R, p=_P, maxmem=256 * n * _R + (1 << 20), dklen=32)
 
 
 def _bound(fields: Mapping[str, Any]) -> bytes:

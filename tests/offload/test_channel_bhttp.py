@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offload.channel import (
@@ -76,6 +76,7 @@ def encode(message: Request | Response, **form: bool) -> bytes:
     padding=st.integers(0, 40),
     data=st.data(),
 )
+@settings(deadline=None)
 def test_every_message_comes_back_in_every_form_whole_and_in_pieces(
     message: Request | Response, indeterminate: bool, trim: bool, padding: int, data: st.DataObject
 ) -> None:
@@ -96,6 +97,7 @@ def test_every_message_comes_back_in_every_form_whole_and_in_pieces(
 
 
 @given(message=st.one_of(requests, responses), indeterminate=st.booleans())
+@settings(deadline=None)
 def test_a_message_cut_off_gives_a_prefix_or_an_error_and_never_more(
     message: Request | Response, indeterminate: bool
 ) -> None:
