@@ -19,6 +19,7 @@ __all__ = ["CONVERTER_GROUP", "ConvertProgress", "Converter", "Needs", "find_con
 
 CONVERTER_GROUP = "edge_runtime.converters"
 
+
 class ConvertProgress(Protocol):
     """Called after each piece of work."""
 
