@@ -234,10 +234,13 @@ def _read(path: Path) -> str:
 def open_runtime(model: str, threads: int | None, environment: Mapping[str, str] = os.environ) -> Runtime:
     """Load a model, ready to answer with the settings of the configuration file; `threads` wins."""
     from edge_runtime.calibration import find_calibration
+    from edge_runtime.routing import routing_of
     from edge_runtime.runtime import Runtime
 
+    settings = current_config()
+    routing = routing_of(settings)
     loaded = open_model(model, threads, environment)
-    return Runtime(loaded, config=current_config(), calibration=find_calibration(loaded))
+    return Runtime(loaded, config=settings, calibration=find_calibration(loaded), routing=routing)
 
 
 def open_model(model: str, threads: int | None, environment: Mapping[str, str] = os.environ) -> LoadedModel:

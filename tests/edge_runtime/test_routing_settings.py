@@ -194,6 +194,27 @@ def test_rows_that_the_calibration_has_seen_are_refused(home: Path) -> None:
     assert "calibrate on one part and certify on the other" in result.output
 
 
+def test_the_command_line_answers_by_the_configured_policy(home: Path) -> None:
+    file, strict = home / "c.toml", home / "certificate.json"
+    nothing = Certificate("selective", 0.1, 0.1, None, 10, reason="10 rows, but at least 22 are needed")
+    write_certified(strict, Certified(nothing, "c1", "pocket", "0" * 64))
+    file.write_text(f'[router]\nobjective = "guarantee"\ncertificate = "{strict}"\n')
+    result = CliRunner().invoke(cli, ["--config", str(file), "run", "turn on the lamp"])
+    assert (result.exit_code, result.stdout) == (1, "\n")
+    assert "refused: nothing can be promised" in result.stderr
+    assert "at least 22 are needed" in result.stderr
+    file.write_text("[router]\nthreshold = 0.0\n")
+    kept = CliRunner().invoke(cli, ["--config", str(file), "run", "--json", "turn on the lamp"])
+    answer = json.loads(kept.stdout)
+    assert (answer["source"], answer["fallback"]) == ("device", False)
+    assert answer["decision"]["rule"] == "threshold"
+    assert answer["decision"]["numbers"]["p_correct"] == answer["confidence"]["p_correct"]
+    file.write_text('[router]\nobjective = "quality"\n')
+    wrong = CliRunner().invoke(cli, ["--config", str(file), "run", "turn on the lamp"])
+    assert wrong.exit_code != 0
+    assert f"{file}: [router] and [budget]: objective 'quality' needs accuracy" in wrong.output
+
+
 def test_an_answer_of_a_kind_without_an_entry_has_no_confidence() -> None:
     calibration = Calibration(
         (Entry("frame", ("mean_logprob",), Platt(1.0, 0.0), 60, 40),),
