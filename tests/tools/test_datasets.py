@@ -94,7 +94,7 @@ def test_home_assistants_archive_is_unpacked_without_its_folder() -> None:
         archive.writestr(
             "intents-main/tests/en/light_HassTurnOn.yaml",
             "language: en\ntests:\n  - sentences: [lights on, kitchen on]\n    intent:\n"
-            "      name: HassTurnOn\n      context: {area: Kitchen}\n      slots: {domain: light}\n    response: ok\n",
+            "      name: HassTurnOn\n      context: {area: Kitchen}\n      slots: {domain: light}\n",
         )
     made = sources.from_home_assistant({"intents.zip": buffer.getvalue()})
     assert set(made) == {
