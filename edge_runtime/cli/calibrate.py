@@ -14,11 +14,13 @@ from edge_runtime.cli.options import model_options, open_model
 from edge_runtime.cli.output import emit_json, json_option, print_table, progress, status
 
 if TYPE_CHECKING:
+    from edge_runtime.evaluation.marked import Asker
     from edge_runtime.model import LoadedModel
     from offload.calibrate import KindFit, Labelled, Selection
     from offload.calibration import Calibration
+    from offload.types import Evidence
 
-__all__ = ["command", "draw", "report", "show"]
+__all__ = ["asker_with_probes", "command", "draw", "report", "show"]
 
 SHOWN = 5
 """Candidates and signals shown per kind of answer."""
@@ -88,7 +90,7 @@ def command(
         if loaded.manifest is None or loaded.manifest_sha256 is None:
             raise click.UsageError(f"{model} has no manifest to file a calibration under")
         with progress("ask", total=len(questions)) as advance:
-            answer = _probing(loaded, probes, max_tokens) if probes else asker(loaded, max_tokens)
+            answer = asker_with_probes(loaded, probes, max_tokens) if probes else asker(loaded, max_tokens)
             labelled += answer_all(questions, answer, lambda: advance(1))
         identity, name, path = (
             fingerprint(loaded.manifest),
@@ -230,15 +232,15 @@ def draw(selection: Selection, name: str, folder: Path) -> Sequence[Path]:
     return paths
 
 
-def _probing(loaded: LoadedModel, probes: Sequence[str], max_tokens: int) -> Any:
-    """An asker that also takes the signals which cost further passes."""
+def asker_with_probes(loaded: LoadedModel, probes: Sequence[str], max_tokens: int) -> Asker:
+    """Greedy answers with their evidence and the named signals that cost further passes."""
     from edge_runtime.evaluation.marked import asker
     from edge_runtime.probing import ModelProber
     from offload.probes import with_probes
 
     plain, prober = asker(loaded, max_tokens), ModelProber(loaded, max_tokens)
 
-    def answer(messages: list[dict[str, str]]) -> Any:
+    def answer(messages: list[dict[str, str]]) -> tuple[str, Evidence]:
         text, evidence = plain(messages)
         return text, with_probes(evidence, probes, prober, messages, text)
 

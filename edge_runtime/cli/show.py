@@ -47,7 +47,9 @@ def _confidence(answer: Answer) -> str:
     mean = answer.evidence.mean_logprob if answer.evidence is not None else None
     if mean is None:
         return "no evidence"
-    return f"mean log-probability {mean:.3f} (uncalibrated)"
+    # A calibration that says nothing of this answer has a reason that fits in no status line.
+    calibrated = answer.confidence is not None and answer.confidence.calibration_id is not None
+    return f"mean log-probability {mean:.3f} ({'no probability' if calibrated else 'uncalibrated'})"
 
 
 def evidence_rows(answer: Answer) -> list[tuple[str, str]]:
@@ -66,7 +68,9 @@ def evidence_rows(answer: Answer) -> list[tuple[str, str]]:
         ("mean entropy", _nats(evidence.mean_entropy)),
         ("highest entropy", _nats(evidence.max_entropy)),
         ("mean margin", _nats(evidence.mean_margin)),
+        *((name.replace("_", " "), f"{value:.2f}") for name, value in evidence.extra.items()),
         ("ended because", evidence.finish_reason),
+        ("no probability because", answer.confidence.reason if answer.confidence is not None else None),
     ]
     return [(name, value) for name, value in rows if value is not None]
 

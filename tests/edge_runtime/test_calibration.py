@@ -10,6 +10,9 @@ import pytest
 from support import make_package
 
 from edge_runtime.calibration import find_calibration, fingerprint, user_file
+from edge_runtime.cli.calibrate import asker_with_probes
+from edge_runtime.cli.show import evidence_rows, status_line
+from edge_runtime.evaluation.marked import asker
 from edge_runtime.model import LoadedModel
 from edge_runtime.probing import ModelProber
 from edge_runtime.runtime import Runtime
@@ -17,6 +20,7 @@ from model_zoo import amend, open_package
 from offload.calibration import FILE_NAME, Calibration, Entry, Fingerprint
 from offload.calibrators import Platt
 from offload.errors import CalibrationError
+from offload.types import Answer, Confidence, Evidence, Token
 
 ASKED = [{"role": "user", "content": "turn off"}]
 
@@ -123,3 +127,42 @@ def test_a_choice_is_the_models_own_distribution_over_the_first_tokens(package: 
         }
         sequence.close()
     assert chances["True"] == pytest.approx(weight["True"] / sum(weight.values()))
+
+
+def test_a_finished_answer_has_its_spans_and_checks(package: Path) -> None:
+    with Runtime.open(package, threads=1) as runtime:
+        stream = runtime.stream("set it to the b", regex='\\{"a":"[b-z]"\\}')
+        running = next(stream).evidence
+        answer = stream.finish()
+    assert answer.evidence is not None
+    assert (running.spans, running.extra) == ({}, {}), "while tokens arrive there is no answer to take apart"
+    assert set(answer.evidence.spans) == {"answer", "slots", "keys"}
+    # A value of one letter is grounded when a word of the prompt begins with it.
+    begins = {word[0] for word in ("user", "set", "it", "to", "the", "b", "assistant")}
+    assert answer.evidence.extra == {"grounded": float(answer.text[6] in begins)}
+
+
+def test_an_asker_with_probes_takes_them(package: Path) -> None:
+    with LoadedModel.open(package, threads=1) as model:
+        text, evidence = asker_with_probes(model, ("second_prompt", "p_true"), 4)(ASKED)
+        assert text == asker(model, 4)(ASKED)[0]
+    assert evidence.extra["second_prompt"] in (0.0, 1.0)
+    assert 0 < evidence.extra["p_true"] < 1
+
+
+@pytest.mark.parametrize(
+    ("confidence", "told"),
+    [
+        (Confidence(0.93, "mean_logprob", "id"), "P(correct) 0.93"),
+        (Confidence(None, "mean_logprob", "id", -0.5, "the answer is not whole"), "-0.500 (no probability)"),
+        (Confidence(None, "mean_logprob", None, -0.5, "no calibration"), "-0.500 (uncalibrated)"),
+    ],
+)
+def test_the_status_line_says_how_sure_and_the_evidence_why_not(confidence: Confidence, told: str) -> None:
+    evidence = Evidence.fold([Token(0, "x", logprob=-0.5)], "stop")
+    evidence = dataclasses.replace(evidence, extra={"grounded": 0.5})
+    answer = Answer("1", "x", "device", confidence=confidence, evidence=evidence)
+    assert told in status_line(answer)
+    shown = dict(evidence_rows(answer))
+    assert shown["grounded"] == "0.50"
+    assert shown.get("no probability because") == confidence.reason
