@@ -3,9 +3,10 @@
 Knows: the plain, frozen data that all parts share (`Query`, `Token`, `Evidence`, `Confidence`, `Decision`,
 `Answer`), how token evidence is folded, and recorded outcomes; in modules of their own, confidence
 (`offload.confidence`, `offload.calibration`), decisions (`offload.router`, `offload.guarantee`,
-`offload.budget`), learning to route (`offload.learn`) and simulation (`offload.simulate`). Residency, the
-encrypted channel, the queue, the cache and the gateway belong here and are not built yet. Does not know:
-tensors, model files, or engines.
+`offload.budget`), learning to route (`offload.learn`) and simulation (`offload.simulate`). The sealed
+channel to a gateway (`offload.channel`) is built, and nothing sends over it yet. Residency, the courier, the
+queue, the cache and the gateway belong here and are not built. Does not know: tensors, model files, or
+engines.
 """
 
 from offload.errors import OffloadError, OutcomesError
