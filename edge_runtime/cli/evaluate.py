@@ -56,6 +56,7 @@ __all__ = ["command", "print_metrics"]
     metavar="FIELD",
     help="Suite routing: the figure of each row that is measured, such as evidence.mean_logprob.",
 )
+@click.option("--embedder", metavar="NAME", help="Suite routing: the sentence embedder of the router.")
 @json_option
 def command(
     suite_name: str,
@@ -68,6 +69,7 @@ def command(
     write: Path | None,
     router: Path | None,
     confidence: str | None,
+    embedder: str | None,
     as_json: bool,
 ) -> None:
     """Measure a model's frames, its word problems, how it tells what is none of its business, or a router.
@@ -82,10 +84,10 @@ def command(
     if suite_name == "routing":
         from edge_runtime.cli.evaluate_routing import evaluate_routing
 
-        _print(evaluate_routing(files, router, confidence, limit), as_json)
+        _print(evaluate_routing(files, router, confidence, limit, embedder), as_json)
         return
-    if router is not None or confidence is not None:
-        raise click.UsageError("--router and --confidence belong to --suite routing")
+    if router is not None or confidence is not None or embedder is not None:
+        raise click.UsageError("--router, --confidence and --embedder belong to --suite routing")
     from edge_runtime.evaluation import ask, asker
     from edge_runtime.evaluation.catalogue import SUITES, report
 

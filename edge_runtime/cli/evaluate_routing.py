@@ -27,7 +27,11 @@ Bools = npt.NDArray[np.bool_]
 
 
 def evaluate_routing(
-    files: Sequence[Path], router: Path | None, confidence: str | None, limit: int | None = None
+    files: Sequence[Path],
+    router: Path | None,
+    confidence: str | None,
+    limit: int | None = None,
+    embedder: str | None = None,
 ) -> dict[str, Any]:
     """The report: suite, model, n, metrics with intervals, the lines to compare with, and each set's figures.
 
@@ -44,7 +48,7 @@ def evaluate_routing(
         )
     rows = [row for path in files for row in read_outcomes(path, limit=limit)]
     if router is not None:
-        loaded = Router.load(router)
+        loaded = Router.load(router, embedder)
         name = f"{router.name} ({loaded.kind})"
         order, probability = -loaded.gains(rows), loaded.weak_probabilities(rows)
     else:

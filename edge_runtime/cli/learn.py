@@ -56,14 +56,29 @@ def command() -> None:
     default=5,
     help="Folds in which the whole training is repeated to measure it; 0 leaves the measuring out.",
 )
+@click.option(
+    "--embedder",
+    metavar="NAME",
+    help="A sentence embedder whose vectors join the features: package.module:function, or a model of "
+    "sentence-transformers. The router then needs it too.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, help="Same seed, same folds.")
 @json_option
-def route(files: tuple[Path, ...], out: Path, inputs: str, folds: int, seed: int, as_json: bool) -> None:
+def route(
+    files: tuple[Path, ...],
+    out: Path,
+    inputs: str,
+    folds: int,
+    embedder: str | None,
+    seed: int,
+    as_json: bool,
+) -> None:
     """Train a router: what does it gain to send a prompt to the strong model?
 
     Looks at hashed n-grams, length, numbers and structure of the prompt, and where the rows have them at the
     answer's text and evidence. Needs no download. The file applies with `evaluate --suite routing --router`.
     """
+    from offload.learn.embed import named, remembering
     from offload.learn.fit_route import cross_validate, fit, with_data
     from offload.outcomes import read_outcomes
 
@@ -73,10 +88,11 @@ def route(files: tuple[Path, ...], out: Path, inputs: str, folds: int, seed: int
         def step(label: str) -> None:
             advance(1, label=label)
 
-        router = fit(rows, inputs=inputs, seed=seed, step=step)
+        embed = None if embedder is None else (embedder, remembering(named(embedder)))
+        router = fit(rows, inputs=inputs, embedder=embed, seed=seed, step=step)
         measured: dict[str, Any] = {}
         if folds > 1:
-            gains, p = cross_validate(rows, inputs=inputs, k=folds, seed=seed, step=step)
+            gains, p = cross_validate(rows, inputs=inputs, embedder=embed, k=folds, seed=seed, step=step)
             measured = _measure(rows, gains, p)
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     router = with_data(router, ", ".join(path.name for path in files), digest)

@@ -17,13 +17,16 @@ import numpy as np
 from offload.errors import OutcomesError
 from offload.evaluate.metrics import auroc
 from offload.evaluate.routing import Deferral
-from offload.learn.features import Floats, Ints, NGrams, Rows, hashed, prompt_figures
+from offload.learn.embed import Embedder, remembering
+from offload.learn.features import PROMPT_FIGURES, Floats, Ints, NGrams, Rows, hashed
 from offload.learn.ridge import logistic, ridge
 from offload.learn.route import (
+    CLIP,
     Columns,
     PromptModel,
     Router,
     Second,
+    dense_figures,
     known_inputs,
     second_inputs,
 )
@@ -92,6 +95,7 @@ def fit(
     *,
     inputs: str = "auto",
     ngrams: NGrams | None = None,
+    embedder: tuple[str, Embedder] | None = None,
     seed: int = 0,
     created: float | None = None,
     step: Step | None = None,
@@ -99,6 +103,7 @@ def fit(
     """Train a router; `inputs` is `prompt`, `prompt+evidence`, or `auto` (the better in cross-validation).
 
     Args:
+        embedder: a sentence embedder and its name, whose vectors join the prompt's features.
         created: Unix seconds for the record, by default now.
         step: called with a few words as the work goes on.
 
@@ -112,7 +117,8 @@ def fit(
     prompts = [row.prompt for row in rows]
     say("features")
     grams = ngrams or NGrams()
-    wide, figures = hashed(prompts, grams), prompt_figures(prompts)
+    embed = None if embedder is None else embedder[1]
+    wide, figures = hashed(prompts, grams), dense_figures(prompts, embed)
     parts = list(folds(len(rows), 3 if len(rows) > 2_000 else 5, seed))
 
     held = np.zeros(len(rows))
@@ -134,6 +140,8 @@ def fit(
             scores[test, i] = y[train].mean() + view.solve(y[train] - y[train].mean(), alpha).on(apart)
     slope, offset = logistic(scores[:, :1], w, 1e-3)
     prompt = _prompt_model(wide, figures, w, s, alpha, grams)
+    if embedder is not None:
+        prompt = replace(prompt, embedder=embedder[0], embed=embedder[1])
     found = {"prompt": _figures(scores[:, 0] - scores[:, 1], w, s)}
 
     second, names = None, _present(rows)
@@ -165,6 +173,7 @@ def cross_validate(
     *,
     inputs: str = "auto",
     ngrams: NGrams | None = None,
+    embedder: tuple[str, Embedder] | None = None,
     k: int = 5,
     seed: int = 0,
     step: Step | None = None,
@@ -175,11 +184,14 @@ def cross_validate(
         OutcomesError: as `fit`.
     """
     usable(rows)
+    if embedder is not None:
+        embedder = (embedder[0], remembering(embedder[1]))
     gains, p = np.zeros(len(rows)), np.zeros(len(rows))
     for i, (train, test) in enumerate(folds(len(rows), k, seed + 1), 1):
         if step is not None:
             step(f"fold {i} of {k}")
-        router = fit([rows[j] for j in train], inputs=inputs, ngrams=ngrams, seed=seed, created=0)
+        part = [rows[j] for j in train]
+        router = fit(part, inputs=inputs, ngrams=ngrams, embedder=embedder, seed=seed, created=0)
         apart = [rows[j] for j in test]
         gains[test], p[test] = router.gains(apart), router.weak_probabilities(apart)
     return gains, p
@@ -198,13 +210,14 @@ class _View:
         # Smoothed inverse document frequency, as scikit-learn's TfidfVectorizer; buckets never seen weigh 0.
         idf = np.where(seen > 0, np.log((1 + len(part)) / (1 + seen)) + 1, 0.0)
         center, deviation = figures[train].mean(axis=0), figures[train].std(axis=0)
-        scale = np.where(deviation > 1e-9, deviation, 1.0) / FIGURE_WEIGHT
+        scale = np.where(deviation > 1e-9, deviation, 1.0) / _column_weights(figures)
         view = cls(part, figures[train], idf, center, scale)
         view.wide, view.dense = view.rows(wide, figures, train)
         return view
 
     def rows(self, wide: Rows, figures: Floats, chosen: Ints) -> tuple[Rows, Floats]:
-        dense = np.clip((figures[chosen] - self.center) / self.scale, -FIGURE_WEIGHT * 4, FIGURE_WEIGHT * 4)
+        limit = CLIP * _column_weights(figures)
+        dense = np.clip((figures[chosen] - self.center) / self.scale, -limit, limit)
         return wide.take(chosen).scaled(self.idf), dense
 
     def solve(self, y: Floats, alpha: float) -> _Linear:
@@ -224,17 +237,26 @@ def _prompt_model(
 ) -> PromptModel:
     view = _View.of(wide, figures, np.arange(len(w)))
     weak, strong = view.solve(w, alpha), view.solve(s, alpha)
+    weights = _column_weights(figures)
     return PromptModel(
         ngrams,
         view.idf,
         weak.buckets,
         strong.buckets,
         view.center,
-        view.scale * FIGURE_WEIGHT,
-        weak.figures * FIGURE_WEIGHT,
-        strong.figures * FIGURE_WEIGHT,
+        view.scale * weights,
+        weak.figures * weights,
+        strong.figures * weights,
         float(w.mean()),
         float(s.mean()),
+    )
+
+
+def _column_weights(figures: Floats) -> Floats:
+    """How much each dense column weighs: figures a little, an embedder's vector as much as the n-grams."""
+    more = figures.shape[1] - len(PROMPT_FIGURES)
+    return np.concatenate(
+        [np.full(len(PROMPT_FIGURES), FIGURE_WEIGHT), np.full(more, 1 / np.sqrt(max(more, 1)))]
     )
 
 

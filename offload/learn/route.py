@@ -27,6 +27,7 @@ import numpy as np
 from offload.checks import CHECKS, check
 from offload.confidence import SIGNALS, signal_value
 from offload.errors import RouterFileError
+from offload.learn.embed import Embedder, embedded, named
 from offload.learn.features import (
     ANSWER_FIGURES,
     PROMPT_FIGURES,
@@ -49,7 +50,10 @@ CLIP = 4.0
 
 @dataclass(frozen=True, slots=True)
 class PromptModel:
-    """Part 1. `weak` and `strong` are weights of buckets, `figures_…` of the standardised prompt figures."""
+    """Part 1. `weak` and `strong` are weights of buckets, `figures_…` of the standardised prompt figures.
+
+    With an `embedder` (its name), `embed` is what makes its vectors, which stand after the figures.
+    """
 
     ngrams: NGrams
     idf: Floats
@@ -61,11 +65,13 @@ class PromptModel:
     figures_strong: Floats
     mean_weak: float
     mean_strong: float
+    embedder: str | None = None
+    embed: Embedder | None = field(default=None, compare=False)
 
     def scores(self, prompts: Sequence[str]) -> Floats:
         """Expected correctness of the weak and the strong model, unbounded: float64 [prompts, 2]."""
         wide = hashed(prompts, self.ngrams).scaled(self.idf)
-        dense = standardised(prompt_figures(prompts), self.center, self.scale)
+        dense = standardised(dense_figures(prompts, self.embed), self.center, self.scale)
         weak = wide.dot(self.weak) + dense @ self.figures_weak + self.mean_weak
         strong = wide.dot(self.strong) + dense @ self.figures_strong + self.mean_strong
         return np.stack([weak, strong], axis=1)
@@ -170,11 +176,15 @@ class Router:
             partial.unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, path: str | Path) -> Router:
+    def load(cls, path: str | Path, embedder: str | None = None) -> Router:
         """Read a saved router.
 
+        Args:
+            embedder: the sentence embedder that it was trained with, if it was; `offload.learn.embed.named`.
+
         Raises:
-            RouterFileError: the file is missing, of another format, or damaged.
+            RouterFileError: the file is missing, of another format, damaged, or wants another embedder.
+            OffloadError: there is no such embedder.
         """
         path = Path(path)
         again = "train one with: edge-runtime learn route"
@@ -189,10 +199,23 @@ class Router:
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             found = value.get("format") if isinstance(value, dict) else None
             raise RouterFileError(f"{path} has the format {found!r}, not '{FORMAT}'; {again}")
+        wanted = value.get("embedder")
+        if wanted != embedder:
+            raise RouterFileError(
+                f"{path} was trained with {_said(wanted)}, not with {_said(embedder)}: "
+                + (f"give --embedder '{wanted}'" if wanted else "leave --embedder out")
+            )
+        embed = None if embedder is None else named(embedder)
         try:
-            return _from_json(value)
+            return _from_json(value, embedder, embed)
         except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
             raise RouterFileError(f"{path} is damaged: {type(error).__name__}: {error}; {again}") from error
+
+
+def dense_figures(prompts: Sequence[str], embed: Embedder | None) -> Floats:
+    """The prompts' figures, and after them their vectors where there is an embedder: float64 [prompts, …]."""
+    figures = prompt_figures(prompts)
+    return figures if embed is None else np.hstack([figures, embedded(embed, prompts)])
 
 
 def second_inputs(rows: Sequence[Outcome], scores: Floats, names: Sequence[str]) -> Floats:
@@ -257,6 +280,7 @@ def _to_json(router: Router) -> dict[str, Any]:
     value: dict[str, Any] = {
         "format": FORMAT,
         "kind": router.kind,
+        "embedder": m.embedder,
         "trained": dict(router.trained),
         "prompt": {
             "ngrams": {"words": m.ngrams.words, "chars": list(m.ngrams.chars), "bits": m.ngrams.bits},
@@ -288,18 +312,27 @@ _BUCKET_TABLES = ("idf", "weak", "strong")
 _FIGURE_TABLES = ("center", "scale", "figures_weak", "figures_strong")
 
 
-def _from_json(value: Mapping[str, Any]) -> Router:
+def _said(embedder: str | None) -> str:
+    return f"the sentence embedder '{embedder}'" if embedder else "no sentence embedder"
+
+
+def _from_json(value: Mapping[str, Any], embedder: str | None, embed: Embedder | None) -> Router:
     p = value["prompt"]
     grams = p["ngrams"]
     ngrams = NGrams(int(grams["words"]), tuple(int(n) for n in grams["chars"]), int(grams["bits"]))
     if not 1 <= ngrams.bits <= 22 or tuple(p["figures"]) != PROMPT_FIGURES:
         raise ValueError("its prompt features are not those of this version")
+    size = len(p["center"])
+    if size < len(PROMPT_FIGURES) or (embed is None and size > len(PROMPT_FIGURES)):
+        raise ValueError(f"'center' has {size} numbers")
     prompt = PromptModel(
         ngrams,
         **{name: _unpacked(p[name], ngrams.size) for name in _BUCKET_TABLES},
-        **{name: _vector(p[name], len(PROMPT_FIGURES)) for name in _FIGURE_TABLES},
+        **{name: _vector(p[name], size) for name in _FIGURE_TABLES},
         mean_weak=_number(p["mean_weak"]),
         mean_strong=_number(p["mean_strong"]),
+        embedder=embedder,
+        embed=embed,
     )
     slope, offset = (_number(x) for x in value["platt"])
     second = _second(value["second"]) if value["kind"] == "prompt+evidence" else None

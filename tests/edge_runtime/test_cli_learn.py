@@ -130,7 +130,7 @@ def test_what_cannot_be_measured_says_why(folder: Path, args: tuple[str, ...], s
 def test_flags_of_routing_belong_to_it(folder: Path) -> None:
     found = invoke("evaluate", "--suite", "frames", "--confidence", "sure")
     assert found.exit_code == 2
-    assert "--router and --confidence belong to --suite routing" in found.output
+    assert "--router, --confidence and --embedder belong to --suite routing" in found.output
 
 
 def test_rows_that_nothing_can_be_learnt_from_are_named(folder: Path, tmp_path: Path) -> None:

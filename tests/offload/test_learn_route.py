@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offload.errors import OutcomesError, RouterFileError
+from offload.errors import OffloadError, OutcomesError, RouterFileError
 from offload.evaluate.routing import Deferral
+from offload.learn.embed import embedded, named
 from offload.learn.features import NGrams, hashed, prompt_figures
 from offload.learn.fit_route import cross_validate, fit, folds
 from offload.learn.ridge import logistic, ridge, sigmoid
@@ -228,3 +230,61 @@ def test_figures_of_prompts_enter_too() -> None:
     ]
     learnt = fit(made, inputs="prompt", ngrams=GRAMS)
     assert np.corrcoef(learnt.gains(made), prompt_figures([r.prompt for r in made])[:, 0])[0, 1] > 0.5
+
+
+def length_vectors(texts: Sequence[str]) -> list[list[float]]:
+    """A stand-in for a sentence embedder: what kind of prompt it is, and nothing of its words."""
+    return [[float(text.startswith(HARD)), 0.5, float(len(text) % 2)] for text in texts]
+
+
+def test_a_named_embedder_joins_and_is_asked_for_again(tmp_path: Path) -> None:
+    name = f"{__name__}:length_vectors"
+    bare = [replace(r, prompt=r.prompt[:30]) for r in rows()]
+    learnt = fit(bare, inputs="prompt", ngrams=GRAMS, embedder=(name, named(name)))
+    path = tmp_path / "router.json"
+    learnt.save(path)
+    loaded = Router.load(path, name)
+    np.testing.assert_allclose(loaded.gains(bare), learnt.gains(bare), atol=2e-3)
+    with pytest.raises(RouterFileError, match=r"trained with the sentence embedder .*: give --embedder"):
+        Router.load(path)
+    plain = tmp_path / "plain.json"
+    fit(bare, inputs="prompt", ngrams=GRAMS).save(plain)
+    with pytest.raises(RouterFileError, match=r"with no sentence embedder, .* leave --embedder out"):
+        Router.load(plain, name)
+
+
+def test_an_embedder_alone_can_carry_a_router() -> None:
+    rng = random.Random(0)
+    made = []
+    for _ in range(200):
+        text = "".join(rng.choices("abcdefghij", k=12))
+        hard = rng.random() < 0.5
+        made.append(Outcome(text + ("y" if hard else "z"), not hard, True))
+    vectors = {r.prompt: [float(r.prompt.endswith("y")), rng.random()] for r in made}
+    asked: list[str] = []
+
+    def embed(texts: Sequence[str]) -> list[list[float]]:
+        asked.extend(texts)
+        return [vectors[t] for t in texts]
+
+    gains, _ = cross_validate(made, inputs="prompt", ngrams=GRAMS, embedder=("x:y", embed))
+    weak = [r.weak_correct for r in made]
+    assert (Deferral.of(-gains, weak, [True] * 200).apgr() or 0) > 0.7
+    assert sorted(asked) == sorted(set(asked))  # each text once, over all folds
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no_such_package:f", "needs the Python package 'no_such_package'"),
+        ("json:embed", "json has no 'embed'"),
+    ],
+)
+def test_an_embedder_that_is_not_there_is_named(name: str, said: str) -> None:
+    with pytest.raises(OffloadError, match=said):
+        named(name)
+
+
+def test_an_embedder_that_gives_no_vectors_is_refused() -> None:
+    with pytest.raises(OffloadError, match=r"shape \(2,\) for 2 texts"):
+        embedded(lambda texts: [1.0, 2.0], ["a", "b"])
