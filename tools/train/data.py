@@ -18,6 +18,7 @@ from .augment import vary, vary_text
 from .config import TrainConfig
 from .homeassistant import Sample, Sampler, Templates, known_names
 from .names import WORDS, Home
+from .rephrase import rephrase
 
 # In-scope intents of clinc150 that neither hwu64 nor Home Assistant has anything like:
 # banking, work, cars, travel papers.
@@ -129,7 +130,8 @@ class Mixture:
             count = rng.choices(STEPS, self.steps)[0]
             problem = next(generate(rng.getrandbits(48), 1, "train", (count,)))
             tag = v.TAG_PROBLEM if kind == "problem" else v.TAG_AUTO
-            return Example(tag, vary_text(problem.text, rng, 0.02), problem.solution)
+            text = rephrase(problem.text, rng) if rng.random() < 0.75 else problem.text
+            return Example(tag, vary_text(text, rng, 0.02), problem.solution)
         if kind in ("hwu", "hwu_auto"):
             rows: list[Row] = c.train if kind == "hwu" else self.auto_rows
             row = vary(rows[self._deal(kind, len(rows))], c.gazetteer, rng)
