@@ -14,17 +14,19 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from offload.evaluate.metrics import auroc
 from offload.outcomes import read_outcomes
 from offload.simulate import ModelSize, synthetic_pool
 from tools.simulation.fleet import Study, agents, boards, fleets, formula_table, recorded_pools
 from tools.simulation.learning import EPSILON, drift_study, online_study
-from tools.simulation.report import draw, fill, tables
+from tools.simulation.report import draw, fill, recorded_tables, tables
 
 
 @click.command(context_settings={"max_content_width": 110})
@@ -78,21 +80,22 @@ def main(
         fit, test = synthetic_pool(8_000, seed + 1).split(0.5, seed)
     else:
         rows = read_outcomes(outcomes)
-        source = f"{outcomes.name}: {len(rows)} rows, confidence from {signal}"
+        told = sum(row.evidence is not None for row in rows)
+        source = f"{outcomes.stem}: {len(rows)} rows, {told} of them with evidence ({signal})"
         fit, test = recorded_pools(rows, signal, seed)
     study = Study(fit, test, ModelSize(parameters, weight_bytes), devices, queries, seed)
     trained = agents(study, agent_runs, agent_seconds, report) if agent_seconds > 0 else {True: [], False: []}
-    figures = {
+    figures: dict[str, Any] = {
         "source": source,
         "rows": {"fit": len(fit), "test": len(test)},
         "device_right": float(test.weak.mean()),
         "cloud_right": float(test.strong.mean()),
+        "auroc": auroc(test.confidence, test.weak),
         "devices": devices,
         "queries": queries,
         "budget_per_device": study.budget,
         "fleet": fleets(study, trained, report),
         "boards": boards(study),
-        "formula": formula_table(),
         "agents": [
             {
                 "name": name,
@@ -108,21 +111,28 @@ def main(
         ],
     }
     report("fleets done")
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    if outcomes is not None:
+        _write(out, "simulation_recorded.json", figures, recorded_tables(figures))
+        report("written")
+        return
     online, curves = online_study(400 if quick else 5_000, seeds)
     report("learning done")
     drift = drift_study(seeds, 2_000, 100 if quick else 1_000)
     report("drift done")
-    figures |= {"online": online, "drift": drift}
-
-    (out / "images").mkdir(parents=True, exist_ok=True)
-    (out / "simulation.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    figures |= {"formula": formula_table(), "online": online, "drift": drift}
     draw(figures, curves, EPSILON, out / "images")
-    page, made = out / "simulation.md", tables(figures)
+    _write(out, "simulation.json", figures, tables(figures))
+    report("written")
+
+
+def _write(out: Path, name: str, figures: dict[str, Any], made: dict[str, str]) -> None:
+    (out / name).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    page = out / "simulation.md"
     if page.exists():
         page.write_text(fill(page.read_text(encoding="utf-8"), made), encoding="utf-8")
     else:
         click.echo("\n".join(f"{name}\n\n{table}" for name, table in made.items()))
-    report("written")
 
 
 if __name__ == "__main__":
