@@ -61,7 +61,7 @@ def draw_reliability(
     edges = np.linspace(0, 1, BINS + 1)
     bottom.hist([p[correct], p[~correct]], edges, stacked=True, color=[SURE, ALARM], label=["right", "wrong"])
     bottom.set(xlabel="stated probability of being right", ylabel="answers")
-    bottom.legend(loc="upper left", frameon=False, fontsize=8.5)
+    bottom.legend(loc="upper center", ncols=2, frameon=False, fontsize=8.5)
     _finish(plt, figure, (top, bottom), path)
 
 
