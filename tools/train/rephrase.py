@@ -149,4 +149,26 @@ def rephrase(text: str, rng: random.Random) -> str:
         changed = _question(sentence, rng) if asked else _statement(sentence, rng, names, things)
         if not held_out().fullmatch(changed):
             sentences[i] = changed
-    return " ".join(sentences)
+    return " ".join(_joined(sentences, rng, names))
+
+
+def _joined(sentences: list[str], rng: random.Random, names: set[str]) -> list[str]:
+    """Sentences about one person drawn together, or their subject said as a pronoun."""
+    told = [sentences[0]]
+    pronoun = rng.choice(("she", "he", "they"))
+    for sentence in sentences[1:]:
+        subject, _, rest = sentence.partition(" ")
+        before = told[-1]
+        same = subject in names and before.split(" ", 1)[0] in (subject, pronoun) and before.endswith(".")
+        if not same or not rest or len(names & set(re.findall(r"[a-z]+", before))) != 1:
+            told.append(sentence)
+            continue
+        pick = rng.random()
+        if pick < 0.35:
+            changed = f"{pronoun} {rest}"
+            told.append(sentence if pronoun == "they" or held_out().fullmatch(changed) else changed)
+        elif pick < 0.7 and len(before) + len(rest) < 120:
+            told[-1] = before[:-1] + rng.choice((" and ", ", ", ", then ", " and then ", ", and ")) + rest
+        else:
+            told.append(sentence)
+    return told
