@@ -62,6 +62,11 @@ class AeadId(IntEnum):
         """Nk of RFC 9180."""
         return 16 if self is AeadId.AES_128_GCM else 32
 
+    @classmethod
+    def known(cls, number: int) -> AeadId | None:
+        """The AEAD with that number; `None` when it is none of ours."""
+        return next((aead for aead in cls if aead == number), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Suite:
@@ -84,11 +89,11 @@ class Suite:
         known = kem_of(kem)
         if kdf != HKDF_SHA256:
             raise SuiteError(f"KDF 0x{kdf:04x} is not known here; known is 0x0001 HKDF-SHA256")
-        try:
-            return cls(known.id, AeadId(aead))
-        except ValueError as error:
+        cipher = AeadId.known(aead)
+        if cipher is None:
             ours = ", ".join(f"0x{number:04x} {number.name}" for number in AeadId)
-            raise SuiteError(f"AEAD 0x{aead:04x} is not known here; known are {ours}") from error
+            raise SuiteError(f"AEAD 0x{aead:04x} is not known here; known are {ours}")
+        return cls(known.id, cipher)
 
 
 def aead_cipher(aead: AeadId, key: bytes) -> AESGCM | ChaCha20Poly1305:

@@ -112,16 +112,18 @@ class Kem(ABC):
     enc_bytes: int
 
     def generate(self, random: Callable[[int], bytes] = os.urandom) -> PrivateKey:
-        """A fresh key pair.
+        """A fresh key pair; `random` gives as many random bytes as it is asked for.
 
         Raises:
+            MessageError: `random` gives no key in a hundred tries.
             SuiteError: the installed library does not have this KEM.
         """
-        while True:
+        for _ in range(99):
             try:
                 return self.load(random(SECRET_BYTES))
             except MessageError:  # P-256: one in 2**32 texts of 32 bytes is no scalar
                 continue
+        return self.load(random(SECRET_BYTES))
 
     @abstractmethod
     def load(self, secret: bytes) -> PrivateKey:

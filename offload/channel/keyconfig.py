@@ -64,12 +64,10 @@ class KeyConfig:
         if len(rest) < 2 or size != len(pairs) or size % 4 or not size:
             raise MessageError("a key configuration whose list of algorithms has another length than it says")
         kem.check_public(public)
-        aeads = tuple(
-            AeadId(int.from_bytes(pairs[at + 2 : at + 4], "big"))
-            for at in range(0, size, 4)
-            if int.from_bytes(pairs[at : at + 2], "big") == HKDF_SHA256
-            and int.from_bytes(pairs[at + 2 : at + 4], "big") in AeadId._value2member_map_
-        )
+        numbers = [int.from_bytes(pairs[at : at + 2], "big") for at in range(0, size, 2)]
+        offered = zip(numbers[::2], numbers[1::2], strict=True)
+        found = [AeadId.known(aead) for kdf, aead in offered if kdf == HKDF_SHA256]
+        aeads = tuple(aead for aead in found if aead is not None)
         if not aeads:
             raise SuiteError(
                 "a key configuration that offers no algorithms known here (HKDF-SHA256 with AES-128-GCM, "

@@ -213,20 +213,13 @@ def read_key(path: Path) -> bytes:
         KeyFileError: there is none, it is no file, too long, others can read it, or it is somebody else's.
     """
     try:
-        with path.open("rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise KeyFileError(f"{path}: is no regular file")
-            if stat.S_IMODE(found.st_mode) & 0o077:
-                raise KeyFileError(
-                    f"{path}: a private key that others can read (mode {stat.S_IMODE(found.st_mode):04o}) is "
-                    f"not used. Make it yours alone: chmod 600 {path}"
-                )
-            if found.st_uid not in (os.geteuid(), 0):
-                raise KeyFileError(
-                    f"{path}: belongs to user {found.st_uid}, who could change it; it is not used"
-                )
-            content = file.read(_MAX_FILE_BYTES + 1)
+        # Without waiting: a pipe that somebody put there would otherwise hold us until he writes.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            _check_secret(os.fstat(descriptor), path)
+            content = os.read(descriptor, _MAX_FILE_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be read: {error.strerror or error}") from error
     if len(content) > _MAX_FILE_BYTES:
@@ -278,6 +271,20 @@ def parse_gateway_line(line: str, where: str) -> KeyConfig:
         return KeyConfig.decode(_unbase64(encoded))
     except (ValueError, ChannelError) as error:
         raise KeyFileError(f"{where}: holds no key of a gateway: {error}") from error
+
+
+def _check_secret(found: os.stat_result, path: Path) -> None:
+    """Nothing, when it is a file that nobody but its owner, who is us or root, can read or change."""
+    if not stat.S_ISREG(found.st_mode):
+        raise KeyFileError(f"{path}: is no regular file")
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o077:
+        raise KeyFileError(
+            f"{path}: a private key that others can read (mode {mode:04o}) is not used. "
+            f"Make it yours alone: chmod 600 {path}"
+        )
+    if found.st_uid not in (os.geteuid(), 0):
+        raise KeyFileError(f"{path}: belongs to user {found.st_uid}, who could change it; it is not used")
 
 
 def _parsed(fields: object) -> KeyFile:

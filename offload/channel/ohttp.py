@@ -135,9 +135,9 @@ class ReplyKey:
         Raises:
             MessageError: it is something else.
         """
-        if len(data) < 3 or data[0] != 1 or int.from_bytes(data[1:3], "big") not in AeadId._value2member_map_:
+        aead = AeadId.known(int.from_bytes(data[1:3], "big")) if data[:1] == b"\x01" else None
+        if aead is None:
             raise MessageError("these bytes are no kept key of an answer")
-        aead = AeadId(int.from_bytes(data[1:3], "big"))
         size = max(NONCE_BYTES, aead.key_bytes)
         if len(data) <= 3 + size:
             raise TruncatedError("a kept key of an answer that was cut off")

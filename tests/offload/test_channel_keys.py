@@ -135,8 +135,11 @@ def test_what_is_no_key_file_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "long").chmod(0o600)
     with pytest.raises(KeyFileError, match="longer than any key file"):
         read_key(tmp_path / "long")
-    with pytest.raises(KeyFileError, match="cannot be read: Is a directory"):
+    with pytest.raises(KeyFileError, match="is no regular file"):
         read_key(tmp_path)
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    with pytest.raises(KeyFileError, match="is no regular file"):
+        read_key(tmp_path / "pipe")
     with pytest.raises(KeyFileError, match="not a private key"):
         parse_gateway_line(encode_key(KEY, None).decode(), "FILE")
     with pytest.raises(KeyFileError, match="where the key of a gateway is due"):

@@ -74,7 +74,7 @@ def hpke_vectors() -> Iterator[dict[str, Any]]:
     for file in ("test-vectors.json", "hpke-pq-test-vectors.json"):
         for vector in json.loads((Path(package.__file__).parent / "HPKE" / file).read_text("utf-8")):
             ours = vector["kem_id"] in kem.KEMS and vector["kdf_id"] == hpke.HKDF_SHA256
-            if vector["mode"] == 0 and ours and vector["aead_id"] in AeadId._value2member_map_:
+            if vector["mode"] == 0 and ours and AeadId.known(vector["aead_id"]):
                 yield vector
 
 
