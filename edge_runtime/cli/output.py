@@ -75,7 +75,7 @@ EXIT_MEANINGS: Mapping[ExitCode, str] = {
     ExitCode.MODEL: "model package missing, damaged, refused, not writable or not to be had",
     ExitCode.ENGINE: "engine or generation failed, or an optional package is missing",
     ExitCode.QUANTIZE: "checkpoint cannot be read or quantized",
-    ExitCode.OFFLOAD: "cloud, channel or queue failed",
+    ExitCode.OFFLOAD: "cloud, channel or queue failed; outcomes, calibration or router file wrong",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
     ExitCode.BROKEN_PIPE: "the reader of the output went away",
 }
