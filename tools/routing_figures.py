@@ -30,7 +30,7 @@ from offload.confidence import SIGNALS, signal_value
 from offload.errors import GuaranteeError
 from offload.evaluate import auroc, calibration_metrics, routing_metrics
 from offload.evaluate.metrics import LEVEL
-from offload.evaluate.routing import FRACTIONS, Deferral, oracle_gain
+from offload.evaluate.routing import FRACTIONS, Deferral, area, oracle_gain
 from offload.guarantee import selective
 from offload.learn.fit_route import cross_validate, folds
 from offload.outcomes import Outcome, number_of, read_outcomes
@@ -94,7 +94,7 @@ def base(rows: Sequence[Outcome]) -> Figure:
         "weak": round(float(weak.mean()), 4),
         "strong": round(float(strong.mean()), 4),
         "oracle": np.round(weak.mean() + best, 4).tolist(),
-        "oracle_apgr": round(float(np.trapezoid(best, FRACTIONS)) / gap, 4) if gap > 0 else None,
+        "oracle_apgr": round(area(best) / gap, 4) if gap > 0 else None,
         "lines": {"prompt length": averaged([-lengths(rows)], weak, strong)},
     }
 
