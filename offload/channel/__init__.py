@@ -3,7 +3,8 @@
 Binary HTTP (`bhttp`, `bhttp_decoder`: RFC 9292) inside Oblivious HTTP, in one piece (`ohttp`: RFC 9458) or in
 chunks that stream (`chunked`: draft-ietf-ohai-chunked-ohttp-08), over HPKE (`hpke`, `kem`: RFC 9180, X-Wing).
 Key configurations (`keyconfig`) are signed by a pinned root together with the region they belong to
-(`regional`); private keys lie in encrypted files (`keyfiles`).
+(`regional`), and `pinning` says which of them a device takes. Private keys lie in encrypted files
+(`keyfiles`).
 
 Knows: bytes in, bytes out, and which bytes to refuse. Does not know: sockets, relays, retries, which query
 may leave and where to. Only `keyfiles` touches the file system.
@@ -57,7 +58,8 @@ from offload.channel.ohttp import (
     seal_response,
 )
 from offload.channel.padding import Coalescer, pad_line, pad_message
-from offload.channel.regional import Expected, Pin, RegionalKeys, RootKey, Verified, check_time, sign, verify
+from offload.channel.pinning import Expected, Pin, Verified, check_time, verify
+from offload.channel.regional import RegionalKeys, RootKey, sign
 
 __all__ = [
     "AeadId",

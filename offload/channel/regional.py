@@ -23,7 +23,8 @@ any byte is noticed::
 Both signatures are over the text `edge-runtime regional keys v1`, a zero byte and the document, which is JSON
 in the same spelling with the keys of `RegionalKeys`. A root's fingerprint is the SHA-256 of its public keys.
 
-Knows: documents, signatures, epochs, time. Does not know: files, configuration, where documents come from.
+Knows: documents and signatures. Does not know: which roots a device trusts and which document it takes
+(`offload.channel.pinning`), files, where documents come from.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -43,40 +44,26 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
 
 from offload.channel.errors import (
-    ExpiredError,
     MessageError,
-    MismatchError,
-    RolledBackError,
-    SignatureError,
     SuiteError,
 )
 from offload.channel.keyconfig import KeyConfig, decode_keys, encode_keys
 
 __all__ = [
-    "DEFAULT_TOLERANCE_S",
     "MAX_LIFETIME_S",
-    "MAX_TOLERANCE_S",
-    "Expected",
-    "Pin",
     "RegionalKeys",
     "RootKey",
-    "Verified",
-    "check_time",
+    "Signer",
     "fingerprint",
+    "open_signed",
     "read_unverified",
     "sign",
     "signers_of",
-    "verify",
+    "time_text",
 ]
 
 MAX_LIFETIME_S = 92 * 86400
 """A document is valid for three months at most: a key that is out of use must not live on in a drawer."""
-
-DEFAULT_TOLERANCE_S = 86400
-"""How far a device's clock may be ahead before a valid document looks expired to it, seconds."""
-
-MAX_TOLERANCE_S = 7 * 86400
-"""The most that a device may be told to tolerate."""
 
 _MAX_BYTES = 128 * 1024
 _MAX_SIGNERS = 4
@@ -126,10 +113,10 @@ class RegionalKeys:
                 "epoch": self.epoch,
                 "format": 1,
                 "gateway": self.gateway,
-                "issued_at": _time_text(self.issued_at),
+                "issued_at": time_text(self.issued_at),
                 "jurisdiction": self.jurisdiction,
                 "keys": _base64(encode_keys(self.configs)),
-                "not_after": _time_text(self.not_after),
+                "not_after": time_text(self.not_after),
                 "region": self.region,
             }
         )
@@ -207,6 +194,38 @@ class RootKey:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """An entry of a file's `signers`: public keys, and signatures that may hold or not."""
+
+    public: bytes
+    ed25519: bytes
+    mldsa: bytes
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the root whose public keys these are."""
+        return fingerprint(self.public)
+
+    def holds(self, payload: bytes) -> bool:
+        """Whether both signatures are these keys', over exactly `payload`.
+
+        Raises:
+            SuiteError: the installed library does not have ML-DSA.
+        """
+        if len(self.public) != _ED25519_BYTES + _MLDSA_BYTES:
+            return False
+        first, second = self.public[:_ED25519_BYTES], self.public[_ED25519_BYTES:]
+        try:
+            Ed25519PublicKey.from_public_bytes(first).verify(self.ed25519, _DOMAIN + payload)
+            MLDSA65PublicKey.from_public_bytes(second).verify(self.mldsa, _DOMAIN + payload)
+        except UnsupportedAlgorithm as error:
+            raise _without_mldsa() from error
+        except (InvalidSignature, ValueError):  # ValueError: not the encoding of a key
+            return False
+        return True
+
+
 def fingerprint(public: bytes) -> str:
     """SHA-256 of a root's public keys, 64 lower-case hexadecimal digits."""
     return hashlib.sha256(public).hexdigest()
@@ -225,148 +244,13 @@ def sign(document: RegionalKeys, roots: Sequence[RootKey]) -> bytes:
     return _render({"format": 1, "payload": _base64(payload), "signers": signers})
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What the device's own configuration says of a gateway."""
-
-    gateway: str
-    region: str
-    jurisdiction: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Pin:
-    """What a device remembers of a gateway: the newest document it took, and the latest time it knew then."""
-
-    epoch: int
-    digest: str
-    seen_at: float
-
-    def to_json(self) -> dict[str, Any]:
-        """`{epoch, digest, seen_at}`, for the device's state."""
-        return {"epoch": self.epoch, "digest": self.digest, "seen_at": self.seen_at}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Pin:
-        """Read what `to_json` gave.
-
-        Raises:
-            MessageError: it is something else.
-        """
-        epoch, digest, seen_at = (value.get(name) for name in ("epoch", "digest", "seen_at"))
-        if not (isinstance(epoch, int) and isinstance(digest, str) and isinstance(seen_at, int | float)):
-            raise MessageError(f"a pin needs epoch, digest and seen_at, but this one has {sorted(value)}")
-        return cls(epoch, digest, float(seen_at))
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """A document that may be used, and the pin to keep. `clock_behind_s`: by how much the device's clock is
-    behind a time that is known to have passed; 0 for a clock that may be right.
-    """
-
-    document: RegionalKeys
-    pin: Pin
-    root: str
-    clock_behind_s: float
-
-
-def verify(
-    data: bytes,
-    roots: Collection[str],
-    expected: Expected,
-    *,
-    now_s: float,
-    pin: Pin | None = None,
-    tolerance_s: float = DEFAULT_TOLERANCE_S,
-) -> Verified:
-    """The document, when a pinned root has signed it, it is the expected gateway's, newest and in time.
-
-    Args:
-        data: the signed file.
-        roots: fingerprints of the roots that the device trusts.
-        expected: what the device's configuration says of this gateway.
-        now_s: the device's clock, seconds since 1970.
-        pin: what was kept from the last time; `None` the first time.
-        tolerance_s: see `check_time`.
-
-    Raises:
-        MessageError: the file is damaged.
-        SignatureError: no pinned root has signed it, or a signature is wrong.
-        MismatchError: it is of another gateway, region or jurisdiction.
-        RolledBackError: its epoch is lower than the pin's, or the same with another content.
-        ExpiredError: its time is over.
-        SuiteError: none of its keys can be used here.
-    """
-    payload, signers = _open_envelope(data)
-    pinned = {root.lower() for root in roots}
-    root = _signed_by(payload, signers, pinned)
-    document = RegionalKeys.decode(payload)
-    for what in ("gateway", "region", "jurisdiction"):
-        wanted, found = getattr(expected, what), getattr(document, what)
-        if wanted is not None and wanted != found:
-            raise MismatchError(
-                f"the keys are of {what} '{found}', but this endpoint is configured with '{wanted}'. Nothing "
-                "was sent. Correct the endpoint's configuration if that is what moved, else ask the operator"
-            )
-    digest = hashlib.sha256(payload).hexdigest()
-    if pin is not None and document.epoch < pin.epoch:
-        raise RolledBackError(
-            f"the keys of '{document.gateway}' have epoch {document.epoch}, but epoch {pin.epoch} was seen "
-            "before. Somebody serves an old file; nothing was sent"
-        )
-    if pin is not None and document.epoch == pin.epoch and digest != pin.digest:
-        raise RolledBackError(
-            f"two different files of '{document.gateway}' have epoch {pin.epoch}. Its operator must sign "
-            "with a higher epoch; nothing was sent"
-        )
-    known_s = check_time(document, now_s=now_s, pin=pin, tolerance_s=tolerance_s)
-    return Verified(document, Pin(document.epoch, digest, known_s), root, known_s - now_s)
-
-
-def check_time(
-    document: RegionalKeys,
-    *,
-    now_s: float,
-    pin: Pin | None = None,
-    tolerance_s: float = DEFAULT_TOLERANCE_S,
-) -> float:
-    """The latest time that is known to have passed, when the document is still valid then.
-
-    A board without a battery for its clock wakes in the past. So the time is taken to be at least when the
-    document was signed, and at least the latest time at which one was accepted (`Pin.seen_at`, which only an
-    accepted document moves, so that a clock that once ran ahead spoils at most one document's life). A clock
-    that is ahead makes documents look expired; up to `tolerance_s` that is tolerated.
-
-    Args:
-        document: a verified document.
-        now_s: the device's clock, seconds since 1970.
-        pin: what was kept of this gateway.
-        tolerance_s: 0 to `MAX_TOLERANCE_S`.
-
-    Raises:
-        ExpiredError: the document's time is over.
-        ValueError: `tolerance_s` is out of range.
-    """
-    if not 0 <= tolerance_s <= MAX_TOLERANCE_S:
-        raise ValueError(f"tolerance_s must be from 0 to {MAX_TOLERANCE_S}, but it is {tolerance_s}")
-    known_s = max(now_s, document.issued_at, pin.seen_at if pin is not None else 0)
-    if known_s > document.not_after + tolerance_s:
-        raise ExpiredError(
-            f"the keys of '{document.gateway}' were valid until {_time_text(document.not_after)}, and it is "
-            f"{_time_text(known_s)} on this device. Fetch its current keys; if the clock is wrong, set it "
-            "(timedatectl set-ntp true)"
-        )
-    return known_s
-
-
 def read_unverified(data: bytes) -> RegionalKeys:
     """The document of a signed file, whoever signed it: to show it, never to seal to its keys.
 
     Raises:
         MessageError, SuiteError: as `verify`.
     """
-    return RegionalKeys.decode(_open_envelope(data)[0])
+    return RegionalKeys.decode(open_signed(data)[0])
 
 
 def signers_of(data: bytes) -> list[str]:
@@ -375,61 +259,29 @@ def signers_of(data: bytes) -> list[str]:
     Raises:
         MessageError: the file is damaged.
     """
-    payload, signers = _open_envelope(data)
-    return [
-        fingerprint(public) for public, first, second in signers if _holds(payload, public, first, second)
-    ]
+    payload, signers = open_signed(data)
+    return [signer.fingerprint for signer in signers if signer.holds(payload)]
 
 
-_Signer = tuple[bytes, bytes, bytes]
+def open_signed(data: bytes) -> tuple[bytes, list[Signer]]:
+    """The document's bytes, and who says to have signed them.
 
-
-def _open_envelope(data: bytes) -> tuple[bytes, list[_Signer]]:
-    """The document's bytes, and (public keys, Ed25519 signature, ML-DSA signature) of each signer."""
+    Raises:
+        MessageError: the file is damaged.
+    """
     fields = _parse(data, "file", {"format", "payload", "signers"})
     entries = fields["signers"]
     if not isinstance(entries, list) or not 1 <= len(entries) <= _MAX_SIGNERS:
         raise MessageError(f"a signed key configuration has 1 to {_MAX_SIGNERS} signers in a list")
-    signers: list[_Signer] = []
+    signers: list[Signer] = []
     for entry in entries:
         if not isinstance(entry, dict) or entry.keys() != {"ed25519", "ml-dsa-65", "public"}:
             raise MessageError("a signer has ed25519, ml-dsa-65 and public, and nothing else")
         public, first, second = (
             _unbase64(_text(entry, name), name) for name in ("public", "ed25519", "ml-dsa-65")
         )
-        signers.append((public, first, second))
+        signers.append(Signer(public, first, second))
     return _unbase64(_text(fields, "payload"), "payload"), signers
-
-
-def _signed_by(payload: bytes, signers: list[_Signer], pinned: Collection[str]) -> str:
-    """The fingerprint of the first pinned root; every pinned root that is named must have signed rightly."""
-    found = [signer for signer in signers if fingerprint(signer[0]) in pinned]
-    if not found:
-        names = ", ".join(fingerprint(signer[0])[:16] for signer in signers)
-        raise SignatureError(
-            f"the key configuration is signed by {names}, which this device does not trust. When its "
-            "operator confirms the whole fingerprint to you, add it to the roots of the endpoint"
-        )
-    for public, first, second in found:
-        if not _holds(payload, public, first, second):
-            raise SignatureError(
-                f"a signature of root {fingerprint(public)[:16]} does not fit the key configuration: it was "
-                "changed after it was signed. Fetch it again"
-            )
-    return fingerprint(found[0][0])
-
-
-def _holds(payload: bytes, public: bytes, first: bytes, second: bytes) -> bool:
-    if len(public) != _ED25519_BYTES + _MLDSA_BYTES:
-        return False
-    try:
-        Ed25519PublicKey.from_public_bytes(public[:_ED25519_BYTES]).verify(first, _DOMAIN + payload)
-        MLDSA65PublicKey.from_public_bytes(public[_ED25519_BYTES:]).verify(second, _DOMAIN + payload)
-    except UnsupportedAlgorithm as error:
-        raise _without_mldsa() from error
-    except (InvalidSignature, ValueError):  # ValueError: not the encoding of a key
-        return False
-    return True
 
 
 def _without_mldsa() -> SuiteError:
@@ -484,7 +336,8 @@ def _unbase64(text: str, what: str) -> bytes:
     return data
 
 
-def _time_text(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """A time as documents have it, such as `2026-11-24T12:00:00Z`."""
     try:
         return datetime.fromtimestamp(int(seconds), tz=timezone.utc).strftime(_TIME)
     except (ValueError, OverflowError, OSError):

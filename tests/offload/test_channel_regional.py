@@ -26,13 +26,8 @@ from offload.channel import (
     sign,
     verify,
 )
-from offload.channel.regional import (
-    MAX_LIFETIME_S,
-    MAX_TOLERANCE_S,
-    fingerprint,
-    read_unverified,
-    signers_of,
-)
+from offload.channel.pinning import MAX_TOLERANCE_S
+from offload.channel.regional import MAX_LIFETIME_S, fingerprint, read_unverified, signers_of
 
 DAY = 86400
 NOW = 1_795_000_000
