@@ -221,10 +221,15 @@ def rotate(
     from offload.channel import GatewayKey, KemId, RegionalKeys
     from offload.channel import sign as signed
     from offload.channel.keyfiles import replace_file, write_key
-    from offload.channel.regional import read_unverified, signers_of
+    from offload.channel.regional import open_signed, read_unverified, signers_of
 
     content = _read_public(signed_file)
     old = read_unverified(content)
+    if old.encode() != open_signed(content)[0]:
+        raise click.UsageError(
+            f"{signed_file} has keys or algorithms that are not known here and would be lost; sign anew "
+            "with: edge-runtime keys sign"
+        )
     numbers = {config.key_id for config in old.configs}
     unknown = set(retire) - numbers
     if unknown:

@@ -1,5 +1,6 @@
 """The verb `keys`: making, signing, rotating and showing, and what is refused."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edge_runtime.cli import cli
-from offload.channel import Expected, GatewayKey, open_request, seal_request, verify
+from offload.channel import Expected, GatewayKey, RootKey, open_request, seal_request, verify
 from offload.channel.keyfiles import decode_key, read_key
 
 
@@ -154,3 +155,18 @@ def test_a_signed_file_that_was_changed_is_signed_by_nobody(place: Path) -> None
             "rotate", place / "keys.json", place / "gate-2", "--root", place / "root", "--unencrypted"
         ).stderr
     )
+
+
+def test_rotating_loses_no_key_that_is_not_known_here(place: Path) -> None:
+    root = decode_key(read_key(place / "root"), None, "FILE")
+    assert isinstance(root, RootKey)
+    fields = json.loads(base64.b64decode(json.loads((place / "keys.json").read_text())["payload"]))
+    unknown = bytes.fromhex("0009050011000400010001ff")[:11]  # a key of KEM 0x0011
+    fields["keys"] = base64.b64encode(base64.b64decode(fields["keys"]) + unknown).decode()
+    payload = (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode()
+    file = {"format": 1, "payload": base64.b64encode(payload).decode(), "signers": [root.sign(payload)]}
+    (place / "keys.json").write_text(json.dumps(file, indent=2, sort_keys=True) + "\n")
+    refused = run("rotate", place / "keys.json", place / "gate-2", "--root", place / "root", "--unencrypted")
+    assert refused.exit_code == 2
+    assert "would be lost; sign anew with: edge-runtime keys sign" in refused.stderr
+    assert not (place / "gate-2").exists()

@@ -1,6 +1,8 @@
 """Sealed messages under attack: bits flipped, chunks moved, streams cut off, suites weakened."""
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import mlkem
 
 from offload.channel import (
     AeadId,
@@ -25,6 +27,7 @@ from offload.channel import (
     choose,
     decode_keys,
     encode_keys,
+    kem,
     open_request,
     open_response,
     seal_request,
@@ -468,3 +471,31 @@ def test_quics_published_integers_decode() -> None:
     for number in (-1, varint.MAX + 1):
         with pytest.raises(ValueError, match="is not from 0 to"):
             varint.encode(number)
+
+
+def test_a_library_without_ml_kem_is_told_and_falls_back_to_x25519(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object) -> None:
+        raise UnsupportedAlgorithm("ML-KEM-768 is not supported by this backend.")
+
+    monkeypatch.setattr(mlkem.MLKEM768PrivateKey, "from_seed_bytes", unsupported)
+    monkeypatch.setattr(mlkem.MLKEM768PublicKey, "from_public_bytes", unsupported)
+    kem.is_available.cache_clear()
+    try:
+        assert choose((PQ_KEY.config, KEY.config)) is KEY.config
+        with pytest.raises(SuiteError, match=r"offers X-Wing .* may use X25519, P-256"):
+            choose((PQ_KEY.config,))
+    finally:
+        kem.is_available.cache_clear()
+    way_out = r"needs ML-KEM, .* \(pip install --upgrade 'cryptography>=48'\), or use a key of X25519"
+    for action in (lambda: GatewayKey.generate(1), lambda: seal_request(PQ_KEY.config, b"")):
+        with pytest.raises(SuiteError, match=way_out):
+            action()
+    # Among others the key is skipped; nothing else of the list is lost.
+    assert decode_keys(encode_keys((PQ_KEY.config, KEY.config))) == (KEY.config,)
+
+
+def test_a_source_of_random_numbers_that_gives_no_key_ends() -> None:
+    with pytest.raises(MessageError, match="no P-256 private key"):
+        KEMS[KemId.P256].generate(bytes)  # zeros: no scalar
+    with pytest.raises(MessageError):
+        KEMS[KemId.X25519].generate(lambda length: b"short")
