@@ -17,6 +17,7 @@ offload.OffloadError     (offload/errors.py)
 ├── ChannelError         the encrypted channel (offload/channel/errors.py draws its own tree)
 ├── GuaranteeError       a promise about wrong answers that cannot be tested
 ├── PolicyError          a routing policy, budget or price that cannot be followed
+├── ResidencyError       a residency policy that contradicts itself (names the rule)
 ├── RouterFileError      a saved router is missing, damaged or of another format
 └── OutcomesError        a file of recorded outcomes is missing, wrong or too small
 quantize.QuantizeError   (quantize/errors.py; `quantize` imports us, never the other way round)

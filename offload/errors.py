@@ -6,6 +6,7 @@ __all__ = [
     "OffloadError",
     "OutcomesError",
     "PolicyError",
+    "ResidencyError",
     "RouterFileError",
     "SimulationError",
 ]
@@ -29,6 +30,10 @@ class OutcomesError(OffloadError):
 
 class PolicyError(OffloadError):
     """A routing policy, budget or price that cannot be followed; names the setting and its value."""
+
+
+class ResidencyError(OffloadError):
+    """A residency policy that contradicts itself, or a detector that cannot be had; names which."""
 
 
 class RouterFileError(OffloadError):
