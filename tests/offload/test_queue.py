@@ -176,8 +176,8 @@ def test_no_job_is_lost_or_out_twice_whatever_happens(
                 conversation = f"c{pick}" if pick else None
                 put.append(queue.put(query(f"{len(put)}", conversation_id=conversation, priority=pick)).id)
             elif action == "lease":
-                new = queue.lease(pick)
                 held = {lease.id for lease in leases if queue.get(lease.id).state in ("leased", "sent")}
+                new = queue.lease(pick)
                 assert not held & {lease.id for lease in new}
                 talks = [lease.query.conversation_id for lease in new if lease.query.conversation_id]
                 assert len(talks) == len(set(talks))
@@ -202,8 +202,10 @@ def test_no_job_is_lost_or_out_twice_whatever_happens(
                     answered[lease.id] += queue.complete(lease, reply())
                 elif action == "retry":
                     queue.retry(lease, "test")
+                    leases.remove(lease)
                 elif action == "release":
                     queue.release(lease)
+                    leases.remove(lease)
         jobs = {job.id: job for job in queue.jobs()}
         assert sorted(jobs) == sorted(put)
         assert all(count <= 1 for count in answered.values())
