@@ -143,7 +143,9 @@ def template() -> str:
     """A configuration file with every key, commented out, at its default."""
     lines = ["# Every key is optional: remove the # to change one. Check with: edge-runtime config check"]
     for section in SCHEMA:
-        lines += ["", f"# {section.doc}", f"[[{section.name}]]" if section.repeated else f"[{section.name}]"]
+        # An empty repeated table would be one: its header is commented out too.
+        header = f"# [[{section.name}]]" if section.repeated else f"[{section.name}]"
+        lines += ["", f"# {section.doc}", header]
         for key in section.keys:
             lines.append(f"# {key.doc}" + (f" Unset: {key.unset}." if key.default is None else ""))
             lines.append(f"# {key.name} = {toml_value(_example(key))}")
@@ -156,7 +158,7 @@ def _example(key: Key) -> object:
     if key.choices:
         return key.choices[0]
     empty: dict[type, object] = {str: "", list: [], bool: False}
-    return empty.get(key.type, key.type(key.minimum or 0))
+    return empty[key.type] if key.type in empty else key.type(key.minimum or 0)
 
 
 def _section(name: str) -> Section:
@@ -171,19 +173,23 @@ def _find(name: str, file: Path, *, is_table: bool) -> Section:
     if name in names:
         return _section(name)
     if not is_table:
-        home = [section.name for section in SCHEMA if any(key.name == name for key in section.keys)]
+        home = [_title(section) for section in SCHEMA if any(key.name == name for key in section.keys)]
         if home:
-            raise ConfigError(f"{file}: the key '{name}' stands outside a section; put it under [{home[0]}].")
+            raise ConfigError(f"{file}: the key '{name}' stands outside a section; put it under {home[0]}.")
     kind = "section" if is_table else "key"
-    raise ConfigError(f"{file}: unknown {kind} '{name}'.{_nearest(name, names, '[{}]')}")
+    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    if near:
+        raise ConfigError(f"{file}: unknown {kind} '{name}'. Did you mean {_title(_section(near[0]))}?")
+    known = ", ".join(map(_title, SCHEMA))
+    raise ConfigError(f"{file}: unknown {kind} '{name}'. Known: {known}.")
 
 
 def _check(table: Mapping[str, Any], section: Section, file: Path, place: str) -> Mapping[str, Any]:
     names = [key.name for key in section.keys]
     for name, value in table.items():
         if name not in names:
-            elsewhere = [f"[{other.name}]" for other in SCHEMA if any(key.name == name for key in other.keys)]
-            moved = f" It belongs under {elsewhere[0]}." if elsewhere else _nearest(name, names, "{}")
+            elsewhere = [_title(other) for other in SCHEMA if any(key.name == name for key in other.keys)]
+            moved = f" It belongs under {elsewhere[0]}." if elsewhere else _nearest(name, names)
             raise ConfigError(f"{file}: unknown key '{name}' in {place}.{moved}")
         problem = problem_with(section.key(name), value)
         if problem:
@@ -191,8 +197,12 @@ def _check(table: Mapping[str, Any], section: Section, file: Path, place: str) -
     return dict(table)
 
 
-def _nearest(name: str, names: list[str], form: str) -> str:
+def _title(section: Section) -> str:
+    return f"[[{section.name}]]" if section.repeated else f"[{section.name}]"
+
+
+def _nearest(name: str, names: list[str]) -> str:
     near = get_close_matches(name, names, n=1, cutoff=0.5)
     if near:
-        return f" Did you mean {form.format(near[0])}?"
-    return f" Known: {', '.join(form.format(known) for known in names)}."
+        return f" Did you mean {near[0]}?"
+    return f" Known: {', '.join(names)}."

@@ -79,6 +79,14 @@ def _amount(name: str, doc: str) -> Key:
     return Key(name, float, None, doc, unset="no limit", minimum=0, maximum=1e12)
 
 
+def _text(name: str, doc: str, unset: str = "not known", choices: tuple[str, ...] = ()) -> Key:
+    return Key(name, str, None, doc, unset=unset, choices=choices)
+
+
+def _list(name: str, doc: str, unset: str = "any") -> Key:
+    return Key(name, list, None, doc, unset=unset)
+
+
 def _hours(name: str) -> Key:
     return Key(name, float, 24.0, "Length of that window in hours.", minimum=1 / 60, maximum=24 * 366)
 
@@ -336,6 +344,65 @@ SCHEMA: tuple[Section, ...] = (
             _amount("energy_wh", "Watt-hours per `energy_window_h`."),
             _hours("energy_window_h"),
         ),
+    ),
+    Section(
+        "residency",
+        "Words that the rules about where queries may go use ([residency.md](residency.md)).",
+        (
+            _text("location", "Country of this device (ISO 3166-1 alpha-2, such as DE)."),
+            Key("labels", list, [], "Labels of your own, beside the built-in ones."),
+            Key("purposes", list, [], "What queries can be for."),
+        ),
+    ),
+    Section(
+        "endpoint",
+        "Somebody to whom a query could go. What is not stated counts against it.",
+        (
+            _text("name", "Its name.", "must be given"),
+            _text("region", "Where it computes, in its operator's words."),
+            _list("jurisdiction", "Countries (or EU, EEA) whose law reaches the data there.", "not known"),
+            _text("operator", "Who runs it."),
+            _text(
+                "channel",
+                "`sealed`: encrypted to a region's key; `tls`: to the holder of the certificate; `plain`.",
+                choices=("sealed", "tls", "plain"),
+            ),
+        ),
+        repeated=True,
+    ),
+    Section(
+        "rule",
+        "Where queries may go ([residency.md](residency.md)). Without a `permit` nothing leaves; a `forbid` "
+        "wins. Lists hold alternatives; `!x` excludes x, but for labels.",
+        (
+            _text("name", "Its name, which verdicts give.", "must be given"),
+            _text(
+                "effect",
+                "`permit` lets queries go, `forbid` keeps them, `require` asks for something on the way.",
+                "must be given",
+                ("permit", "forbid", "require"),
+            ),
+            _list(
+                "labels",
+                "A permit covers queries with no labels but these; the others apply to queries with some of "
+                "these. `*` is every label.",
+                "a permit: no label; the others: any query",
+            ),
+            _list("purposes", "What the query is for."),
+            _list("locations", "Where the device is: countries, EU, EEA."),
+            _list("endpoints", "Names of endpoints."),
+            _list("regions", "Regions of endpoints; may end in `*`."),
+            _list("jurisdictions", "Jurisdictions: all of an endpoint's for a permit, some for the others."),
+            _list("operators", "Operators of endpoints."),
+            _list("channels", "Channels of endpoints."),
+            _list("redact", "Require: labels that are replaced before a query leaves.", "none"),
+            Key("consent", bool, False, "Require: the user must have agreed."),
+            Key("no_cache", bool, False, "Require: neither query nor answer is cached."),
+            Key(
+                "retain_h", float, None, "Require: hours that they may be kept.", unset="no limit", minimum=0
+            ),
+        ),
+        repeated=True,
     ),
 )
 """Every section that a configuration file may hold, in the order of the documentation."""

@@ -25,7 +25,18 @@ VERB_GROUP = "edge_runtime.verbs"
 
 OWN_VERBS = {
     name: f"edge_runtime.cli.{name}:command"
-    for name in ("bench", "calibrate", "chat", "completion", "config", "evaluate", "keys", "models", "run")
+    for name in (
+        "bench",
+        "calibrate",
+        "chat",
+        "completion",
+        "config",
+        "evaluate",
+        "keys",
+        "models",
+        "policy",
+        "run",
+    )
 }
 """Verbs of this package: known without installed metadata, so that `python -m edge_runtime` always works."""
 

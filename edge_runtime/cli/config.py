@@ -28,6 +28,11 @@ def _show(ctx: click.Context, as_json: bool) -> None:
     found = config.load(config_path(ctx))
     rows = []
     for section in SCHEMA:
+        if section.repeated:
+            for number, table in enumerate(found.tables.get(section.name, ()), 1):
+                numbered = f"{section.name}[{number}]"
+                rows += [(numbered, name, value, str(found.path), "") for name, value in table.items()]
+            continue
         for key in section.keys:
             value = found.get(section.name, key.name)
             rows.append((section.name, key.name, value, found.origin(section.name, key.name), key.unset))

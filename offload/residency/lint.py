@@ -1,9 +1,9 @@
 """What is wrong with a policy that is valid: rules that can never matter.
 
-Exact, not a guess, and cheap, because labels only ever take away (`rules`): at one endpoint, purpose and place
-the forbids leave a largest set of labels, and a permit matters there if and only if it matters for that set.
-Endpoints and purposes are finite; of countries only those that the rules tell apart are tried. A require is
-only tried for whether it can apply at all.
+Exact, not a guess, and cheap, because labels only ever take away (`rules`): at one endpoint, purpose and
+place the forbids leave a largest set of labels, and a permit matters there if and only if it matters for
+that set. Endpoints and purposes are finite; of countries only those that the rules tell apart are tried. A
+require is only tried for whether it can apply at all.
 """
 
 from __future__ import annotations

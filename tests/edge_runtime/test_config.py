@@ -50,7 +50,11 @@ def test_an_engine_variable_wins_over_the_file() -> None:
     ("text", "expected"),
     [
         ("[modle]\n", "c.toml: unknown section 'modle'. Did you mean [model]?"),
-        ("[zzz]\n", "c.toml: unknown section 'zzz'. Known: [runtime], [model], [router], [budget]."),
+        (
+            "[zzz]\n",
+            "c.toml: unknown section 'zzz'. Known: [runtime], [model], [router], [budget], "
+            "[residency], [[endpoint]], [[rule]].",
+        ),
         (
             "[model]\ntemprature = 1\n",
             "c.toml: unknown key 'temprature' in [model]. Did you mean temperature?",
@@ -94,7 +98,10 @@ def test_a_folder_in_place_of_the_file_is_told(tmp_path: Path) -> None:
 
 def test_the_template_is_a_valid_file_and_so_is_every_line_of_it() -> None:
     assert parse(config.template()).default_map() == {}
-    bare = [line[2:] if " = " in line else line for line in config.template().splitlines()]
+    bare = [
+        line[2:] if " = " in line or line.startswith("# [[") else line
+        for line in config.template().splitlines()
+    ]
     found = parse("\n".join(bare))
     assert set(found.given) == {section.name for section in SCHEMA if not section.repeated}
 
