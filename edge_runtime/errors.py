@@ -19,6 +19,8 @@ offload.OffloadError     (offload/errors.py)
 ├── PolicyError          a routing policy, budget or price that cannot be followed
 ├── ResidencyError       a residency policy that contradicts itself (names the rule)
 ├── RouterFileError      a saved router is missing, damaged or of another format
+├── QueueError           the queue refuses (offload/queue/errors.py draws its own tree)
+├── StoreError           the device's store (offload/store/errors.py draws its own tree)
 └── OutcomesError        a file of recorded outcomes is missing, wrong or too small
 quantize.QuantizeError   (quantize/errors.py; `quantize` imports us, never the other way round)
 """

@@ -4,8 +4,9 @@ Knows: the plain, frozen data that all parts share (`Query`, `Token`, `Evidence`
 `Answer`), how token evidence is folded, and recorded outcomes; in modules of their own, confidence
 (`offload.confidence`, `offload.calibration`), decisions (`offload.router`, `offload.guarantee`,
 `offload.budget`), learning to route (`offload.learn`) and simulation (`offload.simulate`). The sealed
-channel to a gateway (`offload.channel`) is built, and nothing sends over it yet. Residency, the courier, the
-queue, the cache and the gateway belong here and are not built. Does not know: tensors, model files, or
+channel to a gateway (`offload.channel`), residency rules (`offload.residency`) and the queue
+(`offload.queue`) in its store (`offload.store`) are built, and nothing sends yet. The courier, the cache and
+the gateway belong here and are not built. Does not know: tensors, model files, or
 engines.
 """
 
