@@ -352,6 +352,12 @@ SCHEMA: tuple[Section, ...] = (
             _text("location", "Country of this device (ISO 3166-1 alpha-2, such as DE)."),
             Key("labels", list, [], "Labels of your own, beside the built-in ones."),
             Key("purposes", list, [], "What queries can be for."),
+            _list(
+                "detectors",
+                "What texts are searched for, to add labels.",
+                "all; `national_id` needs the extra `detect`",
+            ),
+            _text("contacts", "File with the names of people you know: vCard, or one per line.", "none"),
         ),
     ),
     Section(

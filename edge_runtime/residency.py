@@ -16,6 +16,8 @@ from typing import Any
 from edge_runtime.config import Config
 from edge_runtime.errors import ConfigError, DataError
 from offload.residency import Endpoint, Facts, Policy, ResidencyError, Rule, Verdict
+from offload.residency.detect import BUILT_IN, Detector, make_detectors
+from offload.residency.detect.people import read_contacts
 from offload.residency.places import countries_of
 
 if sys.version_info >= (3, 11):
@@ -32,6 +34,9 @@ class Residency:
 
     policy: Policy
     location: str | None = None
+    detectors: tuple[Detector, ...] = ()
+    without: str = ""
+    """Why a detector that is on by default is missing; empty when none is."""
 
 
 def residency_of(config: Config) -> Residency:
@@ -56,7 +61,38 @@ def residency_of(config: Config) -> Residency:
             f"{where}: location under [residency] is {location!r}: "
             "it is a country, such as DE (ISO 3166-1 alpha-2)"
         )
-    return Residency(policy, location)
+    try:
+        detectors, without = _detectors(config)
+    except ResidencyError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return Residency(policy, location, tuple(detectors), without)
+
+
+def _detectors(config: Config) -> tuple[list[Detector], str]:
+    """Those that the file names, else all that can be had; a missing one is told, never passed over."""
+    named, contacts = config.get("residency", "detectors"), _contacts(config)
+    if named is not None:
+        return make_detectors(named, contacts), ""
+    try:
+        return make_detectors(contacts=contacts), ""
+    except ResidencyError as error:
+        return make_detectors([name for name in BUILT_IN if name != "national_id"], contacts), str(error)
+
+
+def _contacts(config: Config) -> list[str]:
+    named = config.get("residency", "contacts")
+    if named is None:
+        return []
+    folder = Path() if config.path is None else config.path.parent
+    path = folder / Path(named).expanduser()
+    try:
+        return read_contacts(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ResidencyError(
+            f"contacts under [residency]: {path} cannot be read: {error.strerror or error}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ResidencyError(f"contacts under [residency]: {path} is not UTF-8 text") from error
 
 
 def _numbered(config: Config, name: str) -> enumerate[Mapping[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +36,19 @@ def _check(ctx: click.Context, strict: bool, as_json: bool) -> None:
     if as_json:
         rows = [{"kind": w.kind, "rule": w.rule, "message": w.message} for w in warnings]
         counts = {"endpoints": len(found.policy.endpoints), "rules": len(found.policy.rules)}
-        emit_json({"ok": not warnings, "policy": found.policy.id, **counts, "warnings": rows})
+        looked_for = [detector.name for detector in found.detectors]
+        about = {
+            "policy": found.policy.id,
+            **counts,
+            "detectors": looked_for,
+            "missing": found.without or None,
+        }
+        emit_json({"ok": not warnings, **about, "warnings": rows})
     else:
         for warning in warnings:
             click.echo(f"warning: {warning.message}")
+        if found.without:
+            click.echo(f"note: {found.without}")
         endpoints, rules = len(found.policy.endpoints), len(found.policy.rules)
         click.echo(f"endpoints: {endpoints}, rules: {rules}, warnings: {len(warnings)}")
     if warnings and strict:
@@ -46,6 +56,7 @@ def _check(ctx: click.Context, strict: bool, as_json: bool) -> None:
 
 
 @command.command("explain")
+@click.argument("text", required=False)
 @click.option("--label", "labels", multiple=True, help="A label of the query. May be repeated.")
 @click.option("--purpose", help="What the query is for.")
 @click.option(
@@ -54,14 +65,30 @@ def _check(ctx: click.Context, strict: bool, as_json: bool) -> None:
 @click.option("--location", help="Country of the device. [default: that of the configuration]")
 @json_option
 def _explain(
-    labels: tuple[str, ...], purpose: str | None, consent: bool | None, location: str | None, as_json: bool
+    text: str | None,
+    labels: tuple[str, ...],
+    purpose: str | None,
+    consent: bool | None,
+    location: str | None,
+    as_json: bool,
 ) -> None:
-    """Say where a query with these labels may go, and which rule decides."""
+    """Say where a query with these labels may go, and which rule decides.
+
+    TEXT is searched for what detectors find, which adds labels; - reads it from stdin.
+    """
     from edge_runtime.residency import residency_of
     from offload.residency import Evaluator, Facts
+    from offload.residency.detect import find
 
     found = residency_of(current_config())
-    facts = Facts(frozenset(labels), purpose, consent, location or found.location)
+    if text == "-":
+        text = sys.stdin.read()
+    findings = find(text, found.detectors) if text else []
+    if text and found.without:
+        status(found.without)
+    facts = Facts(
+        frozenset((*labels, *(f.label for f in findings))), purpose, consent, location or found.location
+    )
     for label in labels:
         if not found.policy.knows(label):
             status(f"the policy does not know the label '{label}'; declare it under [residency]")
@@ -69,8 +96,12 @@ def _explain(
         status(f"the policy does not know the purpose '{purpose}'; it counts as none")
     verdict = Evaluator(found.policy).verdict(facts)
     if as_json:
-        emit_json(_as_data(verdict))
+        shown = [{"label": f.label, "start": f.start, "end": f.end, "detector": f.detector} for f in findings]
+        emit_json({**_as_data(verdict), "findings": shown})
         return
+    if text:
+        seen = ", ".join(sorted({f.label for f in findings})) or "nothing"
+        click.echo(f"Found in the text: {seen}.")
     if verdict.rulings:
         rows = [(r.endpoint, _word(r.why), r.rule, r.reason) for r in verdict.rulings.values()]
         print_table(("endpoint", "verdict", "rule", "why"), rows)

@@ -1,8 +1,9 @@
 """Where a query may go: rules over labels, purposes, places and endpoints, and verdicts that name their rule.
 
 Knows: the rule language (`rules`), what it means for a query (`evaluate`), what is odd about a policy
-(`lint`). Nothing leaves without a `permit`, a `forbid` wins, and a further label never allows more. Does not
-know: the configuration file, networks, or how anything is sent, redacted, stored or audited.
+(`lint`), and detectors that raise labels from a text (`detect`). Nothing leaves without a `permit`, a
+`forbid` wins, and a further label never allows more. Does not know: the configuration file, networks, or how
+anything is sent, redacted, stored or audited.
 """
 
 from offload.errors import ResidencyError

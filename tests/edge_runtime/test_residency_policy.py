@@ -1,6 +1,7 @@
 """`[[endpoint]]`, `[[rule]]` and `edge-runtime policy`: read, checked, explained, tested on cases."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -218,3 +219,44 @@ def test_the_documented_policy_and_cases_hold(tmp_path: Path, repository: Path) 
     assert run(tmp_path, "check", "--strict", policy=policy).output.endswith("warnings: 0\n")
     found = run(tmp_path, "test", str(tmp_path / "cases.toml"), policy=policy)
     assert (found.exit_code, found.output) == (0, f"cases: {cases.count('[[case]]')}, failed: 0\n")
+
+
+def test_explain_searches_a_text_and_the_contacts_that_the_file_names(tmp_path: Path) -> None:
+    (tmp_path / "people.txt").write_text("Anna Müller\n", encoding="utf-8")
+    policy = POLICY.replace("[residency]", '[residency]\ndetectors = ["email"]\ncontacts = "people.txt"')
+    text = "write anna müller at a@b.com, +49 30 1234567"
+    value = json.loads(run(tmp_path, "explain", text, "--label", "customer", "--json", policy=policy).output)
+    assert value["labels"] == ["customer", "pii.email", "pii.name"]
+    assert [text[f["start"] : f["end"]] for f in value["findings"]] == ["anna müller", "a@b.com"]
+    assert "Found in the text: pii.email, pii.name." in run(tmp_path, "explain", text, policy=policy).output
+    assert json.loads(run(tmp_path, "check", "--json", policy=policy).output)["detectors"] == [
+        "email",
+        "name",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('detectors = ["mail"]', "there is no detector 'mail'; there are address, card, email"),
+        ('contacts = "gone.txt"', "gone.txt cannot be read: No such file or directory"),
+    ],
+)
+def test_a_detector_or_file_of_contacts_that_is_not_there_is_told(
+    tmp_path: Path, line: str, said: str
+) -> None:
+    found = run(tmp_path, "check", policy=f"[residency]\n{line}\n")
+    assert found.exit_code == 3
+    assert said in found.output
+
+
+def test_national_ids_that_cannot_be_searched_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("stdnum", "stdnum.es", "stdnum.es.dni"):
+        monkeypatch.setitem(sys.modules, name, None)
+    told = run(tmp_path, "check")
+    assert told.exit_code == 0
+    assert "note: the detector 'national_id' needs the Python package 'python-stdnum'" in told.output
+    named = POLICY.replace("[residency]", '[residency]\ndetectors = ["national_id"]')
+    assert run(tmp_path, "check", policy=named).exit_code == 3
