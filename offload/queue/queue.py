@@ -152,8 +152,9 @@ class Queue(JobTable):
         def change(c: Connection) -> None:
             updated = c.execute(
                 "UPDATE job SET state = 'sent', attempts = attempts + 1 "
-                "WHERE seq = ? AND state IN ('ready', 'sent') AND (deadline IS NULL OR deadline > ?)",
-                (lease.seq, self._store.clock.now()),
+                "WHERE seq = ? AND id = ? AND state IN ('ready', 'sent') "
+                "AND (deadline IS NULL OR deadline > ?)",
+                (lease.seq, lease.id, self._store.clock.now()),
             )
             if not updated.rowcount:
                 raise JobStateError(
@@ -174,7 +175,9 @@ class Queue(JobTable):
         content, clock = encode_answer(answer), self._store.clock
 
         def change(c: Connection) -> bool:
-            row = c.execute("SELECT state, size FROM job WHERE seq = ?", (lease.seq,)).fetchone()
+            row = c.execute(
+                "SELECT state, size FROM job WHERE seq = ? AND id = ?", (lease.seq, lease.id)
+            ).fetchone()
             if row is None or row[0] in FINISHED:
                 return False
             keys, size = self._store.keys, len(content) + OVERHEAD
@@ -203,7 +206,9 @@ class Queue(JobTable):
         now = self._store.clock.now()
 
         def change(c: Connection) -> JobState:
-            row = c.execute("SELECT state, attempts FROM job WHERE seq = ?", (lease.seq,)).fetchone()
+            row = c.execute(
+                "SELECT state, attempts FROM job WHERE seq = ? AND id = ?", (lease.seq, lease.id)
+            ).fetchone()
             if row is None or row[0] in FINISHED or not self._is_held(lease):
                 return "cancelled" if row is None else row[0]
             if row[1] >= self.limits.max_attempts:
@@ -229,19 +234,19 @@ class Queue(JobTable):
     def release(self, lease: Lease) -> None:
         """Give a lease back, as if it had not been taken: no attempt failed, no wait begins."""
         if self._is_held(lease):
-            self._store.write(lambda c: _back(c, lease.seq))
+            self._store.write(lambda c: _back(c, lease.seq, lease.id))
             self._drop(lease)
 
     # 3. Inside
 
     def _restart(self, c: Connection) -> None:
         """What was sent when the last owner ended is ready again, or dead after its last attempt."""
-        rows = c.execute("SELECT seq, attempts FROM job WHERE state = 'sent'").fetchall()
-        for seq, attempts in rows:
+        rows = c.execute("SELECT seq, id, attempts FROM job WHERE state = 'sent'").fetchall()
+        for seq, job, attempts in rows:
             if attempts >= self.limits.max_attempts:
                 self._end(c, seq, "dead", f"the device stopped during its attempt {attempts}, the last")
             else:
-                _back(c, seq)
+                _back(c, seq, job)
 
     def _same(self, c: Connection, query: Query, content: bytes) -> str | None:
         if query.idempotency_key is None:
@@ -281,7 +286,7 @@ class Queue(JobTable):
     def _lapse(self, now: float) -> None:
         """Leases that were held for too long are over; what was sent under them is ready again."""
         for lease in [lease for lease in self._leases.values() if lease.until <= now]:
-            self._store.write(partial(_back, seq=lease.seq))
+            self._store.write(partial(_back, seq=lease.seq, job=lease.id))
             self._leases.pop(lease.seq, None)
 
     def _is_held(self, lease: Lease) -> bool:
@@ -297,5 +302,5 @@ class Queue(JobTable):
             self._leases.pop(lease.seq, None)
 
 
-def _back(c: Connection, seq: int) -> None:
-    c.execute("UPDATE job SET state = 'ready' WHERE seq = ? AND state = 'sent'", (seq,))
+def _back(c: Connection, seq: int, job: str) -> None:
+    c.execute("UPDATE job SET state = 'ready' WHERE seq = ? AND id = ? AND state = 'sent'", (seq, job))

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from offload.queue import Queue
+from offload.queue import JobStateError, Queue
 from offload.store import (
     DeviceClock,
     KeyLostError,
@@ -318,6 +318,22 @@ def test_a_job_whose_question_was_lost_is_dead_and_not_forgotten(tmp_path: Path)
         assert queue.get(jobs[1]).reason == "its question was lost when the store was damaged"
         assert store.salvaged is not None
         assert (store.salvaged.jobs, store.salvaged.contents_lost, store.salvaged.jobs_lost) == (3, 1, 0)
+
+
+def test_a_lease_from_before_the_damage_never_touches_a_job_that_got_its_number(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        queue = Queue(store)
+        queue.put(query("lost"))
+        (lease,) = queue.lease()
+        store.write(lambda c: c.execute("DELETE FROM job").rowcount)
+        store.write(lambda c: c.execute("DELETE FROM sqlite_sequence").rowcount)
+        store._recover(sqlite3.DatabaseError("database disk image is malformed"))
+        new = queue.put(query("new")).id
+        with pytest.raises(JobStateError, match="may not be sent any more"):
+            queue.sent(lease)
+        assert not queue.complete(lease, reply("for the lost one"))
+        assert queue.get(new).state == "ready"
+        assert queue.used()[0] == 1
 
 
 # Keys
