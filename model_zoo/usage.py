@@ -2,9 +2,10 @@
 
 The last use is the modification time of an empty file: in the folder `.used` beside the package, so that all
 who share a models folder see the same; for shipped packages in the XDG state folder, since the installation
-is not ours to write. A package in use carries a shared lock on its folder, which the kernel drops when the
-process ends, however it ends. Nothing here ever keeps a package from being opened: on a read-only disk the
-last use stays unknown, and where folders cannot be locked (such as NFS) nothing is seen to be in use.
+is not ours to write, and only where that folder is there already, so that an answer leaves a HOME empty. A
+package in use carries a shared lock on its folder, which the kernel drops when the process ends, however it
+ends. Nothing here ever keeps a package from being opened: on a read-only disk the last use stays unknown, and
+where folders cannot be locked (such as NFS) nothing is seen to be in use.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ def mark_used(folder: Path, clock: Callable[[], float] = time.time) -> None:
     """Remember that a package is used now; `clock` gives seconds since the epoch."""
     marker, now = _marker(folder), clock()
     if marker is None:
+        return
+    if folder.parent == store.shipped_dir() and not marker.parent.parent.is_dir():
         return
     with contextlib.suppress(OSError):  # read-only or full: the last use stays unknown, and the model runs
         marker.parent.mkdir(parents=marker.parent.name != store.USED, exist_ok=True)

@@ -53,7 +53,8 @@ def with_checks(evidence: Evidence, question: str, answer: str) -> Evidence:
 def _frame(question: str, canonical: str) -> dict[str, float]:
     values = [_WORDS.findall(value) for path, value in json.loads(canonical) if path != "/intent" and value]
     said = _WORDS.findall(question.lower())
-    found = [_stands_in(words, said) for words in values]
+    # A value without any word (`"-"`) is not looked for word by word, and stands nowhere.
+    found = [bool(words) and _stands_in(words, said) for words in values]
     return {"grounded": sum(found) / len(found) if found else 1.0}
 
 

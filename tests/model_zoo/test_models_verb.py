@@ -59,9 +59,10 @@ def test_list_shows_one_line_per_package(tiny: Path, tmp_path: Path, make: Make)
 
 
 def test_list_tells_the_last_use_of_shipped_and_installed_packages(
-    tiny: Path, tmp_path: Path, make: Make
+    tiny: Path, tmp_path: Path, make: Make, home: Path
 ) -> None:
     make(tmp_path / "shipped" / "pocket")
+    (home / ".local" / "state" / "edge-runtime").mkdir(parents=True)
     open_package("pocket", in_use=True, clock=lambda: time.time() - 3 * 86_400)
     open_package("tiny-1m", in_use=True, clock=lambda: 1_700_000_000)
     _, pocket, line = printed("list").splitlines()

@@ -64,6 +64,10 @@ def test_the_last_use_of_a_shipped_package_is_remembered_outside_of_the_installa
     folder = make(tmp_path / "shipped" / "pocket")
     before = sorted(folder.parent.rglob("*"))
     open_package("pocket", in_use=True, clock=lambda: NOW)
+    assert last_used(folder) is None  # nothing is written into a HOME that has nothing of ours
+    assert list(home.iterdir()) == []
+    (home / ".local" / "state" / "edge-runtime").mkdir(parents=True)
+    open_package("pocket", in_use=True, clock=lambda: NOW)
     assert last_used(folder) == NOW
     assert sorted(folder.parent.rglob("*")) == before
     assert not models.exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,6 +62,11 @@ def test_an_answer_without_working_confirms_nothing() -> None:
 )
 def test_a_frames_values_are_looked_for_in_the_question(question: str, slots: str, grounded: float) -> None:
     assert check(question, f'{{"intent":"x","slots":{slots}}}') == {"grounded": grounded}
+
+
+def test_a_value_without_a_word_stands_nowhere() -> None:
+    for value in ("-", "…"):
+        assert check("dim the lamp", json.dumps({"intent": "x", "slots": {"name": value}})) == {"grounded": 0}
 
 
 def test_plain_text_has_no_checks_and_evidence_stays_as_it_was() -> None:
