@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from offload.stopping import EarlyStop
 
 __all__ = [
+    "DEFAULT_RESOLUTION",
     "DEFAULT_THRESHOLD",
     "Device",
     "Objective",
@@ -43,6 +44,9 @@ Unit = Literal["queries", "cost", "bytes", "joules"]
 
 DEFAULT_THRESHOLD = 0.7
 """Kept from this confidence on when the user named none and the quality of the others is unknown."""
+
+DEFAULT_RESOLUTION = 0.5
+"""How much of the doubt about an answer its confidence removes, where that has not been measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +205,8 @@ class State:
         confidence: the calibrated confidence, when it has been computed; otherwise `calibration` is applied
         to the evidence (with `text`, the answer so far).
         p_before: P(the device is right) told from the prompt alone (`offload.learn`).
+        resolution: how much of the doubt that the prompt leaves is removed by the confidence of the answer, 0
+            to 1; `offload.worth.resolution` measures it on labelled rows.
         budgets: what is left of each.
         elapsed_s: seconds since the query was asked.
         online: there is a network; `metered`: it costs the user per byte.
@@ -215,6 +221,7 @@ class State:
     calibration: Calibration | None = None
     text: str | None = None
     p_before: float | None = None
+    resolution: float = DEFAULT_RESOLUTION
     budgets: tuple[Remaining, ...] = ()
     device: Device = field(default_factory=Device)
     preference: Preference = "auto"

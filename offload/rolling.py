@@ -138,6 +138,11 @@ class RollingShare:
         """Escalations that the window which ends with the next query still has room for."""
         return self.limit - (self._count if self.window > 1 else 0)
 
+    @property
+    def seen(self) -> int:
+        """Queries of the window that are known, the next one left out."""
+        return len(self._last)
+
     def record(self, escalated: bool) -> None:
         """Count one query. An escalation that does not fit is refused.
 

@@ -15,6 +15,10 @@ target that may be asked, the threshold is
 - objective `quality`: the threshold of a certificate over all answers, else the accuracy wanted;
 - objective `guarantee`: the certificate's; without one, nothing is kept.
 
+Before generation the device tries unless its time and energy cost more than they save on average
+(`offload.worth`): what a kept answer is worth beyond the threshold under the objective `budget`, the price of
+asking where an answer reaches the threshold under the others.
+
 Who may not be asked (residency, price, budgets, deadline, network) is left out before the choice. When an
 answer should be escalated and nobody can be asked, it waits for the network, or the policy's fallback holds.
 Knows: data. Does not know: clocks, networks, files.
@@ -28,8 +32,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from offload.confidence import score
-from offload.policy import DEFAULT_THRESHOLD, Policy, Remaining, State, Target
+from offload.policy import DEFAULT_RESOLUTION, DEFAULT_THRESHOLD, Policy, Remaining, State, Target
 from offload.types import Confidence, Decision, Evidence, Query
+from offload.worth import chance_kept, worth_of_trying
 
 __all__ = ["Moment", "decide", "moment_of", "utility"]
 
@@ -60,10 +65,11 @@ def decide(query: Query, evidence: Evidence | None, state: State) -> Decision:
     # The threshold is that of the best target, even of one that cannot be asked now.
     best = max(free, key=lambda t: _rank(t, policy), default=None)
     wanted = best or max((t for t, _ in options if t.allowed), key=lambda t: _rank(t, policy), default=None)
-    threshold, rule, why = _threshold(state, wanted)
+    level, rule, why = _threshold(state, wanted)
+    threshold = None if level is None else max(level, 0.0)
     numbers: dict[str, float] = {}
     if moment == "before":
-        found = _before(query, state, best, threshold, left, numbers)
+        found = _before(query, state, best, level, left, numbers)
     else:
         assert evidence is not None
         found = _judge(evidence, state, moment, threshold, rule, why, numbers)
@@ -112,7 +118,10 @@ class _Verdict:
 
 
 def _threshold(state: State, target: Target | None) -> tuple[float | None, str, str]:
-    """The confidence from which an answer is kept, with its rule and words; `None`: nothing is kept."""
+    """The confidence from which an answer is kept, with its rule and words; `None`: nothing is kept.
+
+    Below 0 where asking is worth less than a wrong answer: the pacing saves the budget for others.
+    """
     policy, certificate = state.policy, state.policy.certificate
     if policy.objective == "guarantee":
         if certificate is None or certificate.threshold is None:
@@ -144,7 +153,7 @@ def _threshold(state: State, target: Target | None) -> tuple[float | None, str, 
                     f"budget '{b.name}' has {b.left:.4g} of {b.limit:.4g} left, "
                     f"spent on gains of {b.least_gain:.3f} or more"
                 )
-                return max(reached, 0.0), "pacing", why
+                return reached, "pacing", why
     return threshold, "threshold", why
 
 
@@ -209,12 +218,13 @@ def _before(
     query: Query,
     state: State,
     best: Target | None,
-    threshold: float | None,
+    level: float | None,
     left: float,
     numbers: dict[str, float],
 ) -> _Verdict:
     """Before: whether the device tries. It does when nobody else can."""
     policy, device = state.policy, state.device
+    threshold = None if level is None else max(level, 0.0)
     if state.preference == "device":
         return _Verdict(True, "preference-device", "the user wants answers from this device alone")
     if state.preference == "cloud":
@@ -225,7 +235,7 @@ def _before(
     if p is not None:
         numbers["p_before"] = p
     mine, theirs = _device_s(state) or 0.0, best.latency_high_s or best.latency_s or 0.0
-    if threshold is None:
+    if level is None or threshold is None:
         return _Verdict(False, "nothing-certified", "no answer of the device could be kept")
     hot = policy.max_temperature_c
     if hot is not None and device.temperature_c is not None and device.temperature_c > hot:
@@ -236,23 +246,32 @@ def _before(
         )
     if mine > left:
         return _Verdict(False, "deadline", f"the device needs {mine:.2f} s and {left:.2f} s are left")
-    if p is None or p >= threshold:
-        said = "nothing speaks against it" if p is None else f"the prompt gives it a chance of {p:.3f}"
-        return _Verdict(True, "try-device", said, threshold)
-    if mine + theirs > left:
+    if p is None:
+        return _Verdict(True, "try-device", "nothing speaks against it", threshold)
+    if p < threshold and mine + theirs > left:
         return _Verdict(
             False,
             "deadline",
             f"there is time for one attempt, and the device's chance of {p:.3f} is below {threshold:.3f}",
             threshold,
         )
-    if p < policy.skip_below:
+    if p < threshold and p < policy.skip_below:
         return _Verdict(
             False, "hopeless", f"the prompt gives the device a chance of {p:.3f}, below {policy.skip_below:g}"
         )
-    # Trying costs its time and energy for sure, and saves the asking when it is right.
+    # Trying costs its time and energy for sure, and saves something where its answer is kept.
     price = policy.latency_weight * mine + policy.energy_weight * device.energy_j
-    saved = p * max(0.0, 1.0 - utility(best, policy))
+    known = _probability(state.resolution)
+    rho = DEFAULT_RESOLUTION if known is None else known
+    if policy.objective == "budget":
+        saved = worth_of_trying(p, level, rho)
+    else:
+        asking = (
+            policy.cost_weight * best.cost
+            + policy.latency_weight * (best.latency_s or 0.0)
+            + policy.energy_weight * best.energy_j
+        )
+        saved = asking * chance_kept(p, threshold, rho)
     if price > saved:
         return _Verdict(
             False, "not-worth-trying", f"trying the device costs {price:.3f} and saves {saved:.3f} on average"

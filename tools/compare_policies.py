@@ -4,9 +4,10 @@
 
 Writes `simulation.json` and pictures into the folder, and the tables into its `simulation.md`. Without
 outcomes the queries come from a generated population. Training the agents needs torch (the extra `train`) and
-takes most of the time; `--agent-seconds 0` leaves them out. Everything is seeded; only the agents' training
-depends on how
-far it gets in its seconds."""
+takes most of the time; `--agent-seconds 0` leaves them out, and `--policies-only` renews the other policies
+and takes the agents', learning's and drift's figures from the folder's `simulation.json`, provided that it
+was made on the same episodes. Everything is seeded; only the agents' training depends on how far it gets in
+its seconds."""
 
 from __future__ import annotations
 
@@ -50,6 +51,7 @@ from tools.simulation.report import draw, fill, recorded_tables, tables
 )
 @click.option("--seeds", default=20, show_default=True, help="Seeds of the studies of learning and drift.")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--policies-only", is_flag=True, help="Renew the policies, keep agents, learning and drift.")
 @click.option("--quick", is_flag=True, help="A few devices, seeds and queries: does it run?")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("docs"), show_default=True
@@ -65,6 +67,7 @@ def main(
     agent_runs: int,
     seeds: int,
     seed: int,
+    policies_only: bool,
     quick: bool,
     out: Path,
 ) -> None:
@@ -75,6 +78,9 @@ def main(
 
     if quick:
         devices, queries, seeds, agent_runs = 12, 12, 2, min(agent_runs, 2)
+    former = json.loads((out / "simulation.json").read_text(encoding="utf-8")) if policies_only else None
+    if former is not None:
+        agent_seconds = 0
     if outcomes is None:
         source = "generated: 60 % right on the device, 93 % in the cloud"
         fit, test = synthetic_pool(8_000, seed + 1).split(0.5, seed)
@@ -116,6 +122,12 @@ def main(
         _write(out, "simulation_recorded.json", figures, recorded_tables(figures))
         report("written")
         return
+    if former is not None:
+        figures = renewed(former, figures)
+        draw(figures, {}, EPSILON, out / "images")
+        _write(out, "simulation.json", figures, tables(figures))
+        report("written")
+        return
     online, curves = online_study(400 if quick else 5_000, seeds)
     report("learning done")
     drift = drift_study(seeds, 2_000, 100 if quick else 1_000)
@@ -124,6 +136,27 @@ def main(
     draw(figures, curves, EPSILON, out / "images")
     _write(out, "simulation.json", figures, tables(figures))
     report("written")
+
+
+def renewed(former: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a run without agents, completed by those of a former run on the same episodes.
+
+    Raises:
+        click.ClickException: the episodes are others: what came of a policy without choices differs.
+    """
+    blind = ("local only", "cloud only", "cloud until the budget ends", "random", "hindsight")
+
+    def known(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [row for row in rows if row["policy"] in blind]
+
+    if known(former["fleet"]) != known(figures["fleet"]):
+        raise click.ClickException(
+            "simulation.json was made on other episodes (options, devices or the world have changed): run "
+            "without --policies-only"
+        )
+    now = {(r["budget"], r["link"], r["policy"]): r for r in figures["fleet"]}
+    fleet = [now.get((r["budget"], r["link"], r["policy"]), r) for r in former["fleet"]]
+    return former | figures | {"fleet": fleet, "agents": former["agents"]}
 
 
 def _write(out: Path, name: str, figures: dict[str, Any], made: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from offload.budget import Pacer
+from offload.budget import Pacer, released
 from offload.guarantee import selective
 from offload.rolling import RollingShare
 
@@ -74,7 +74,8 @@ def stream(how: str, share: float, window: int, n: int = 6000, seed: int = 0) ->
     budget, pacer, done = RollingShare(share, window), Pacer(), np.zeros(n, bool)
     for i, gain in enumerate(gains):
         if how == "paced":
-            least = pacer.least_gain(share, budget.left(), budget.limit)
+            room = released(budget.left(), budget.limit, (budget.seen + 1) / window)
+            least = pacer.least_gain(share, room, budget.limit)
         else:
             least = 1 - share if how == "fixed threshold" else 0.1
         pacer.observe(float(gain))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offload.budget import Budgets, Limit, Reservation
-from offload.policy import Device, Policy, State, Target
+from offload.policy import DEFAULT_RESOLUTION, Device, Policy, State, Target
 from offload.router import decide
 from offload.simulate.world import Step, View
 from offload.types import Confidence, Evidence, Query
@@ -31,14 +31,16 @@ WHOLE = Evidence(n=1, n_scored=1, sum_logprob=-0.1, mean_logprob=-0.1, finish_re
 class RouterPolicy:
     """`offload.router.decide` for every device, the objective being the utility within a money budget.
 
-    `budget` is the money that one device may spend in any `window_s` seconds (None: no budget); `prior_gains`
-    begin the pacing, such as those of the calibration rows.
+    `budget` is the money that one device may spend in any `window_s` seconds (None: no budget), one window
+    for all devices or one for each; `prior_gains` begin the pacing, such as those of the calibration rows;
+    `resolution` is what `offload.worth.resolution` finds on such rows.
     """
 
     latency_weight: float
     cost_weight: float = 0.0
     budget: float | None = None
-    window_s: float = 86_400.0
+    window_s: float | Sequence[float] = 86_400.0
+    resolution: float = DEFAULT_RESOLUTION
     deadline_s: float | None = None
     prior_gains: Sequence[float] = ()
     name: str = "router"
@@ -50,8 +52,14 @@ class RouterPolicy:
 
     def start(self, devices: int, rng: np.random.Generator) -> None:
         """A ledger for every device."""
-        limits = () if self.budget is None else (Limit("money", "cost", self.budget, self.window_s),)
-        self._budgets = [Budgets(limits, prior_gains=self.prior_gains) for _ in range(devices)]
+        windows = [self.window_s] * devices if isinstance(self.window_s, float) else self.window_s
+        self._budgets = [
+            Budgets(
+                () if self.budget is None else (Limit("money", "cost", self.budget, window),),
+                prior_gains=self.prior_gains,
+            )
+            for _, window in zip(range(devices), windows, strict=True)
+        ]
         self._asked = [False] * devices
         self._reserved, self.decisions = {}, 0
 
@@ -106,6 +114,7 @@ class RouterPolicy:
                 if evidence is None
                 else Confidence(None if np.isnan(p) else p, "simulated", "c"),
                 p_before=None if np.isnan(prior) else prior,
+                resolution=self.resolution,
                 budgets=self._budgets[d].remaining(now),
                 device=Device(latency_s=float(view.local_s[d])),
                 elapsed_s=float(view.waited_s[d]),

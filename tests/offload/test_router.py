@@ -234,6 +234,33 @@ def test_before_generation_a_hopeless_attempt_is_skipped():
     assert before(0.69, device=replace(slow, latency_s=0.1), policy=dear).action == "keep"
 
 
+def test_before_generation_trying_is_worth_what_its_kept_answers_are():
+    device, policy = Device(latency_s=4.0), Policy(threshold=0.7, latency_weight=0.01)
+    blind = before(0.6, device=device, policy=policy, resolution=0.0)  # the answer will tell nothing new
+    assert (blind.action, blind.rule) == ("escalate", "not-worth-trying")
+    assert "costs 0.040 and saves 0.000 on average" in blind.reason
+    assert before(0.6, device=device, policy=policy, resolution=0.5).action == "keep"
+    assert before(0.6, device=device, policy=policy, resolution=math.nan).action == "keep"
+    slow = replace(device, latency_s=25.0)
+    for rho in (0.0, 0.5, 1.0):  # likely right, and still not worth 25 s
+        assert before(0.75, device=slow, policy=policy, resolution=rho).rule == "not-worth-trying"
+    saving = Remaining("money", "cost", 5.0, 5.0, least_gain=math.inf)
+    paced = replace(policy, threshold=None)
+    assert before(0.1, device=slow, policy=paced).rule == "not-worth-trying"
+    for p in (0.01, 0.1, 0.9):  # what the pacing saves for others is not spent to save time
+        assert before(p, device=slow, policy=paced, budgets=(saving,)).action == "keep"
+
+
+def test_before_generation_other_objectives_weigh_the_price_of_asking():
+    device = Device(latency_s=1.0)
+    strict = Policy(objective="quality", accuracy=0.9, latency_weight=0.1)
+    assert before(0.8, device=device, policy=strict, resolution=1.0).rule == "not-worth-trying"
+    assert before(0.8, device=device, policy=replace(strict, cost_weight=100.0), resolution=1.0).rule == (
+        "try-device"
+    )
+    assert before(0.8, device=device, policy=replace(strict, latency_weight=0.0)).rule == "try-device"
+
+
 def test_before_generation_the_deadline_decides_between_one_attempt_and_two():
     hurried = replace(QUERY, deadline_s=3.0)
     assert before(0.3, hurried, device=Device(latency_s=1.0)).action == "keep"

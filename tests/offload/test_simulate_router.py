@@ -7,8 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from offload.simulate import NETWORKS, PROFILES, LocalOnly, ModelSize, Scenario, World, synthetic_pool
+from offload.simulate import (
+    NETWORKS,
+    PROFILES,
+    CloudOnly,
+    LocalOnly,
+    ModelSize,
+    Scenario,
+    World,
+    synthetic_pool,
+)
 from offload.simulate.router import RouterPolicy
+from offload.worth import resolution
 
 POOL = synthetic_pool(500, 1)
 COST = 0.0012
@@ -25,11 +35,15 @@ SCENARIO = Scenario(
 
 def test_the_router_never_exceeds_a_budget_and_uses_most_of_it() -> None:
     world = World(SCENARIO)
-    router = RouterPolicy(0.01, budget=SCENARIO.budget, window_s=1e6, prior_gains=[0.1, 0.3, 0.5, 0.7] * 10)
+    periods = world.arrival[-1] - world.arrival[0] + 120.0
+    router = RouterPolicy(0.01, budget=SCENARIO.budget, window_s=periods.tolist())
     run = world.run(router)
     spent = run.stack("cost").sum(axis=0)
     assert (spent <= SCENARIO.budget * (1 + 1e-9)).all()
-    assert spent.mean() > 0.5 * SCENARIO.budget
+    assert spent.mean() > 0.7 * SCENARIO.budget
+    fifths = run.stack("asked").reshape(5, 8, -1).mean(axis=(1, 2))
+    assert fifths[0] < 0.3  # from a cold start
+    assert fifths[-1] > 0.1
     assert run.summary().utility > world.run(LocalOnly()).summary().utility
     assert router.decisions >= run.stack("asked").size
 
@@ -43,6 +57,15 @@ def test_without_a_budget_what_is_escalated_is_what_gains() -> None:
     assert confidence[asked & link].max() <= POOL.strong_prior[0] + 1e-9
     kept = ~asked
     assert np.quantile(confidence[kept], 0.1) >= 0.5
+
+
+def test_an_answer_that_tells_nothing_new_is_not_tried_on_a_slow_board() -> None:
+    blind = replace(POOL, confidence=POOL.prior)
+    world = World(replace(SCENARIO, pool=blind, profiles=(PROFILES["pi4"],), budget=float("inf")))
+    rho = resolution(blind.prior, blind.confidence, blind.weak)
+    assert rho == 0
+    asked = world.run(RouterPolicy(0.01, resolution=rho)).summary().utility
+    assert asked >= world.run(CloudOnly()).summary().utility - 0.002
 
 
 @pytest.mark.parametrize("field", ["confidence", "prior"])

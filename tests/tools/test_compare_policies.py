@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from offload.evaluate.metrics import auroc
 from offload.outcomes import Outcome
 from offload.simulate import ModelSize, synthetic_pool
 from offload.types import Evidence
+from tools.compare_policies import renewed
 from tools.simulation.fleet import Study, boards, fleets, formula_table, recorded_pools
 from tools.simulation.learning import drift_study, online_study
 from tools.simulation.report import draw, fill, recorded_tables, tables
@@ -74,6 +76,22 @@ def test_within_a_budget_only_what_cannot_see_it_exceeds_it(
     limited = [r for r in made[0]["fleet"] if r["budget"]]
     assert len(limited) == 3 * 7
     assert all(r["over_budget"] == 0 for r in limited)
+
+
+def test_renewed_figures_keep_the_agents_of_the_same_episodes_alone(
+    made: tuple[dict[str, Any], dict[str, np.ndarray]],
+) -> None:
+    figures, _ = made
+    agent = {**figures["fleet"][0], "policy": "PPO", "utility": 0.6}
+    agents = [{"name": "PPO"}]
+    router = [{**row, "utility": 0.0} if row["policy"] == "our router" else row for row in figures["fleet"]]
+    former = {**figures, "fleet": [*router, agent], "agents": agents, "drift": "kept"}
+    found = renewed(former, {"fleet": figures["fleet"], "agents": []})
+    assert found["fleet"] == [*figures["fleet"], agent]
+    assert (found["agents"], found["drift"]) == (agents, "kept")
+    other = [{**row, "utility": row["utility"] + 0.01} for row in figures["fleet"]]
+    with pytest.raises(click.ClickException, match="made on other episodes"):
+        renewed(former, {"fleet": other, "agents": []})
 
 
 def test_pictures_are_drawn(made: tuple[dict[str, Any], dict[str, np.ndarray]], tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from offload.simulate import (
     pool_from_outcomes,
 )
 from offload.simulate.router import RouterPolicy
+from offload.worth import resolution
 from tools.rl.train import Settings, Trained, train
 
 __all__ = ["Study", "agents", "boards", "fleets", "formula_table", "recorded_pools"]
@@ -76,7 +77,8 @@ class Study:
         # on.
         cut = SHARE if limited else 1 - float(np.mean(gains <= 0))
         threshold = float(np.quantile(np.nan_to_num(self.fit.confidence), cut))
-        longest = float(world.arrival.max()) + world.scenario.deadline_s
+        # A device's period, from its first query to the end of its last: the others plan by its queries.
+        periods = world.arrival[-1] - world.arrival[0] + 2 * world.scenario.deadline_s
         return [
             LocalOnly(),
             CloudOnly(name="cloud until the budget ends" if limited else "cloud only", within_budget=limited),
@@ -85,7 +87,8 @@ class Study:
             RouterPolicy(
                 LATENCY_PRICE,
                 budget=self.budget if limited else None,
-                window_s=longest,
+                window_s=periods.tolist(),
+                resolution=resolution(self.fit.prior, self.fit.confidence, self.fit.weak),
                 prior_gains=gains[:: max(1, len(gains) // 256)].tolist(),
                 name="our router",
             ),

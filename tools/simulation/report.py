@@ -207,7 +207,7 @@ def _colour(name: str) -> str:
 def draw(
     figures: Mapping[str, Any], curves: Mapping[str, np.ndarray], epsilon: float, folder: Path
 ) -> list[Path]:
-    """Pictures of the fleets and of learning.
+    """Pictures of the fleets, and of learning where there are curves of it.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -252,6 +252,8 @@ def draw(
     figure.tight_layout()
     figure.savefig(paths[0], dpi=130)
     plt.close(figure)
+    if not curves:
+        return paths[:1]
 
     figure, axes = plt.subplots(1, len(curves), figsize=(3.4 * len(curves), 3.5), sharey=False)
     for axis, (world, leads) in zip(axes, curves.items(), strict=True):
