@@ -36,8 +36,7 @@ IN_MANIFEST = {
 }  # fmt: skip
 WIDTH = 120
 PLACE = {
-    "pocket": "It is made for boards as small as a Raspberry Pi Zero 2: the package takes {size} MB. Its "
-    "larger sibling `pocket-cloud` speaks the same format and stands by for what this one is unsure of.",
+    "pocket": "It is made for boards as small as a Raspberry Pi Zero 2: the package takes {size} MB.",
     "pocket-cloud": "It is the larger sibling of `pocket` and stands in for a cloud model beside it: same "
     "format, same tokenizer, same chat template, so a query goes to either as it is. The package takes "
     "{size} MB.",
